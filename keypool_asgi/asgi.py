@@ -1,0 +1,145 @@
+"""The ASGI border: types that any framework's callables fit, reading a scope safely, and refusing.
+
+The aliases are looser than asgiref's TypedDicts on purpose: those are not assignable from the frameworks' own aliases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, NamedTuple
+
+from .errors import Refusal, render
+
+__all__ = [
+    "ASGIApp",
+    "Location",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "discard_body",
+    "is_literal",
+    "locate",
+    "own_base",
+    "send_refusal",
+]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# Long enough for a body that is on its way already, short enough not to be a free parking place.
+_DISCARD_SECONDS = 1.0
+
+_AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?\Z")
+
+
+class Location(NamedTuple):
+    """Where a request stands relative to the pool.
+
+    Attributes:
+        mount: path at which the caller sees the pool, without a trailing slash.
+        path: decoded path below it.
+    """
+
+    mount: str
+    path: str
+
+
+def locate(scope: Scope, prefix: str, *, mounted: bool) -> Location | None:
+    """Find the path below the pool, or None when the request is not the pool's.
+
+    ``path`` includes ``root_path`` (ASGI specification, HTTP connection scope), but behind a proxy that strips it some
+    servers leave it out; then the path is taken as it is. Matching is by segment.
+
+    Args:
+        scope: an ``http`` or ``websocket`` scope.
+        prefix: the pool's path in the host app, without a trailing slash.
+        mounted: whether a framework's mount may have changed the scope: Starlette's puts the mount's path into
+            ``root_path``, Litestar's strips it from ``path`` and leaves only ``raw_path`` whole.
+    """
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    inner = _without(root, path)
+    if _is_below(inner, prefix):
+        return Location(root + prefix, inner[len(prefix) :])
+    if not mounted:
+        return None
+    raw = _without(root, scope.get("raw_path", b"").decode("latin-1"))
+    if _is_below(raw, prefix):
+        return Location(root + prefix, raw[len(prefix) :])
+    return Location(root, inner) if root and inner != path else None
+
+
+def _without(root: str, path: str) -> str:
+    return path[len(root) :] if root and _is_below(path, root) else path
+
+
+def _is_below(path: str, prefix: str) -> bool:
+    return path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/")
+
+
+def is_literal(scope: Scope, path: str) -> bool:
+    """Whether ``path``, the end of the decoded path, also stands undisguised at the end of the raw one.
+
+    No operation's path needs percent-encoding, so an encoded slash, dot or letter in it is a trick.
+    """
+    raw = scope.get("raw_path")
+    return raw is None or (path.isascii() and raw.partition(b"?")[0].endswith(path.encode("ascii")))
+
+
+def own_base(scope: Scope, mount: str) -> str:
+    """Return the pool's absolute URL as the caller of this request sees it, for links in answers.
+
+    The ``Host`` field is the caller's word; it only ever comes back to that same caller, and only if it is well-formed.
+    """
+    scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+    if not _AUTHORITY.match(host):
+        name, port = scope.get("server") or ("localhost", None)
+        host = f"{name}:{port}" if port else name
+    return f"{scheme}://{host}{mount}"
+
+
+async def send_refusal(scope: Scope, receive: Receive, send: Send, refusal: Refusal, request_id: str) -> None:
+    """Answer an ``http`` or ``websocket`` scope with a refusal."""
+    status, headers, body = render(refusal, request_id)
+    if scope["type"] == "websocket":
+        await _deny_socket(scope, receive, send, (status, headers, body))
+        return
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _deny_socket(
+    scope: Scope, receive: Receive, send: Send, answer: tuple[int, list[tuple[bytes, bytes]], bytes]
+) -> None:
+    """Refuse an upgrade with a status where the server can, else with the empty 403 that ASGI has for it."""
+    status, headers, body = answer
+    await receive()  # websocket.connect
+    if "websocket.http.response" in (scope.get("extensions") or {}):
+        await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": body})
+    else:
+        await send({"type": "websocket.close"})
+
+
+async def discard_body(receive: Receive, limit: int) -> None:
+    """Read and forget the rest of a request body: ``limit`` bytes at most, and only for a moment."""
+    try:
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            await _discard(receive, limit)
+    except TimeoutError:
+        return
+
+
+async def _discard(receive: Receive, limit: int) -> None:
+    while limit > 0:
+        message = await receive()
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return
+        limit -= len(message.get("body") or b"")

@@ -1,0 +1,1 @@
+"""Pure decisions over frozen values: no await, no clock, no randomness of its own."""

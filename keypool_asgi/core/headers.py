@@ -1,0 +1,161 @@
+"""Header policy: which fields cross the proxy, in each direction (RFC 9110, section 7.6.1).
+
+Order and duplicates are kept; nothing passes through a dict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from keypool_asgi.errors import BadRequest
+from .messages import Headers
+
+__all__ = ["Framing", "downstream_fields", "forwarded_query", "framing_of", "upstream_fields"]
+
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+_NOT_FOR_UPSTREAM = _HOP_BY_HOP | frozenset(
+    {
+        # Credentials of the caller, whatever they are for (invariant I2).
+        b"authorization",
+        b"cookie",
+        b"x-api-key",
+        # Written anew for the upstream connection.
+        b"content-length",
+        b"host",
+        b"via",
+        # The ASGI server answers it when we begin to read the body (RFC 9110, section 10.1.1).
+        b"expect",
+        # Who the caller is, and where it comes from, is not AssemblyAI's to know.
+        b"cf-connecting-ip",
+        b"forwarded",
+        b"origin",
+        b"referer",
+        b"true-client-ip",
+        b"x-client-ip",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-prefix",
+        b"x-forwarded-proto",
+        b"x-forwarded-server",
+        b"x-real-ip",
+    }
+)
+
+_NOT_FOR_CALLERS = _HOP_BY_HOP | frozenset(
+    {
+        # The ASGI server writes its own; two of them would contradict each other.
+        b"date",
+        b"server",
+        # These speak for a whole origin, and the caller's origin is the host app, not AssemblyAI.
+        b"alt-svc",
+        b"clear-site-data",
+        b"nel",
+        b"public-key-pins",
+        b"report-to",
+        b"strict-transport-security",
+    }
+)
+
+_CREDENTIAL_PARAMETERS = frozenset({b"token", b"api_key", b"apikey"})
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How a request's body is delimited (RFC 9112, section 6.3).
+
+    Attributes:
+        length: declared length in bytes; None when it is chunked.
+        chunked: whether the length is unknown and the body ends where the sender says so.
+    """
+
+    length: int | None
+    chunked: bool
+
+
+def framing_of(method: str, http_version: str, headers: Headers) -> Framing:
+    """Read a request's framing from its (lower-case) header fields.
+
+    Raises:
+        BadRequest: lengths that contradict each other or the transfer coding, or a coding other than chunked. Such a
+            request means different things to different servers (RFC 9112, section 11.2), so it goes no further.
+    """
+    lengths = {value.strip() for name, value in headers if name == b"content-length"}
+    codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
+    if len(lengths) > 1 or (lengths and codings):
+        raise BadRequest("The request gives its length in more than one way: send one Content-Length, or none.")
+    if codings:
+        if codings != [b"chunked"]:
+            raise BadRequest("The request uses a transfer coding other than chunked.")
+        return Framing(None, chunked=True)
+    if lengths:
+        return Framing(_length(lengths.pop()), chunked=False)
+    # HTTP/2 and later delimit bodies by themselves, so a body may follow though no field says so.
+    unannounced = not http_version.startswith("1") and method in ("POST", "PUT", "PATCH")
+    return Framing(None if unannounced else 0, chunked=unannounced)
+
+
+def _length(value: bytes) -> int:
+    if not value.isdigit() or len(value) > 18:
+        raise BadRequest("The request's Content-Length is not a number of bytes.")
+    return int(value)
+
+
+def upstream_fields(headers: Headers, *, token: bytes, replaced: frozenset[bytes] = frozenset()) -> Headers:
+    """Return the caller's fields that go upstream.
+
+    Args:
+        headers: the caller's fields, names in lower case.
+        token: the caller's team token; no field that holds it anywhere passes (invariant I2).
+        replaced: further names to leave out, because the forwarder writes these fields itself.
+    """
+    named = _connection_named(headers)
+    dropped = _NOT_FOR_UPSTREAM | named | replaced if named or replaced else _NOT_FOR_UPSTREAM
+    return [(name, value) for name, value in headers if name not in dropped and not (token and token in value)]
+
+
+def downstream_fields(status: int, headers: Headers) -> Headers:
+    """Return the upstream response's fields that go to the caller, names in lower case as ASGI wants them."""
+    lowered = [(name.lower(), value) for name, value in headers]
+    named = _connection_named(lowered)
+    dropped = _NOT_FOR_CALLERS | named if named else _NOT_FOR_CALLERS
+    if status == 204:  # it has no body, and some servers would wait for one (RFC 9110, section 8.6)
+        dropped |= {b"content-length"}
+    return [field for field in lowered if field[0] not in dropped]
+
+
+def _connection_named(headers: Headers) -> frozenset[bytes]:
+    """Names that ``Connection`` lists: they belong to the one hop only."""
+    names = [value for name, value in headers if name == b"connection"]
+    if not names or names == [b"keep-alive"]:
+        return frozenset()
+    return frozenset(option.strip().lower() for value in names for option in value.split(b","))
+
+
+def forwarded_query(query: bytes, token: bytes) -> bytes:
+    """Return the query string without parameters that carry a credential or the caller's token; the rest unparsed."""
+    if not query:
+        return query
+    return b"&".join(part for part in query.split(b"&") if not _carries_credential(part, token))
+
+
+def _carries_credential(parameter: bytes, token: bytes) -> bool:
+    name, _, value = parameter.partition(b"=")
+    decoded = unquote_to_bytes(value.replace(b"+", b" "))
+    return unquote_to_bytes(name).lower() in _CREDENTIAL_PARAMETERS or bool(token and token in decoded)

@@ -1,0 +1,150 @@
+"""Operations: the named endpoints of a provider, and finding the one that a request asks for.
+
+A request's upstream path is *rebuilt* from its row and from checked identifiers, never copied from the caller, so no
+encoded slash, dot segment or other trick of a path can reach upstream.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
+
+from keypool_asgi.errors import ConfigurationError
+from .messages import Headers
+
+__all__ = ["Condition", "Match", "Operation", "OperationTable"]
+
+# Identifiers are UUIDs and short names upstream; whatever else stands in their place is not an identifier.
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}\Z")
+
+SOCKET = "WEBSOCKET"
+"""What stands for the method in the rows of WebSocket operations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Tells rows of one path apart: true when the header, or one of the query parameters, is there."""
+
+    header: bytes | None = None
+    query: frozenset[str] = frozenset()
+
+    def holds(self, headers: Headers, query: bytes) -> bool:
+        """Whether a request with these (lower-case) header fields and this raw query string fits."""
+        if self.header is not None:
+            return any(name == self.header for name, _ in headers)
+        names = {name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)}
+        return not self.query.isdisjoint(names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One row of the operations table.
+
+    Attributes:
+        name: what teams are permitted by, such as ``"transcripts.create"``.
+        method: HTTP method, or ``"WEBSOCKET"``.
+        path: template below the prefix and upstream alike, such as ``"/v2/transcript/{transcript_id}"``.
+        service: the provider's service that serves it; fixes the host.
+        patience: seconds that upstream may take for the response head after the whole request.
+        condition: what tells this row from the next one with the same method and path.
+        bearer: whether upstream wants the key as ``Bearer``; else it goes raw into ``Authorization``.
+        anonymous: answered 200 by ourselves when no token is presented: a warm-up that some clients send bare.
+        content_type: what the request body is when the caller does not say.
+        rewrites_links: whether the JSON answer holds absolute links to upstream that must lead to us instead.
+        gone: what to use instead of a retired endpoint; such a row is never forwarded.
+    """
+
+    name: str
+    method: str
+    path: str
+    service: str
+    patience: float = 60.0
+    condition: Condition | None = None
+    bearer: bool = False
+    anonymous: bool = False
+    content_type: bytes | None = None
+    rewrites_links: bool = False
+    gone: str | None = None
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether this is a WebSocket operation."""
+        return self.method == SOCKET
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The operation that a request asks for, its upstream path and the identifiers it names."""
+
+    operation: Operation
+    path: str
+    ids: dict[str, str]
+
+
+@dataclass(slots=True)
+class _Node:
+    """A segment of the path: the rows that end here by method, and what may follow."""
+
+    rows: dict[str, list[Operation]] = field(default_factory=dict)
+    literal: dict[str, _Node] = field(default_factory=dict)
+    parameter: tuple[str, _Node] | None = None
+
+
+class OperationTable:
+    """All operations of a provider, arranged for look-up by path segment.
+
+    Args:
+        operations: the rows. Of several with one method and path, the first whose condition holds is taken.
+
+    Raises:
+        ConfigurationError: a row can never be reached because one without a condition stands before it.
+    """
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        self.operations = tuple(operations)
+        self._root = _Node()
+        for operation in self.operations:
+            rows = self._node_for(operation.path).rows.setdefault(operation.method, [])
+            if rows and rows[-1].condition is None:
+                raise ConfigurationError(f"operation {operation.name!r} is hidden by {rows[-1].name!r}")
+            rows.append(operation)
+
+    def _node_for(self, template: str) -> _Node:
+        node = self._root
+        for segment in template[1:].split("/"):
+            if not segment.startswith("{"):
+                node = node.literal.setdefault(segment, _Node())
+            elif node.parameter is None:
+                node.parameter = (segment[1:-1], _Node())
+                node = node.parameter[1]
+            else:
+                node = node.parameter[1]
+        return node
+
+    def find(self, method: str, path: str, headers: Headers, query: bytes) -> Match | None:
+        """Return what a request asks for, or None when that is not in the table.
+
+        Args:
+            method: HTTP method, or ``"WEBSOCKET"``. ``HEAD`` asks for what ``GET`` does (RFC 9110, section 9.3.2).
+            path: decoded path below the prefix. A second leading slash is forgiven: the Node SDK makes one of a
+                base URL that ends in a slash.
+            headers: the request's header fields, names in lower case.
+            query: raw query string.
+        """
+        if path.startswith("//"):
+            path = path[1:]
+        node, ids = self._root, {}
+        for segment in path[1:].split("/"):
+            following = node.literal.get(segment)
+            if following is None:
+                if node.parameter is None or not _IDENTIFIER.match(segment):
+                    return None
+                name, following = node.parameter
+                ids[name] = segment
+            node = following
+        for operation in node.rows.get("GET" if method == "HEAD" else method, ()):
+            if operation.condition is None or operation.condition.holds(headers, query):
+                return Match(operation, path, ids)
+        return None

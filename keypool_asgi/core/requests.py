@@ -1,0 +1,80 @@
+"""The upstream request as a pure function of the caller's."""
+
+from __future__ import annotations
+
+from .headers import Framing, forwarded_query, upstream_fields
+from .keys import UpstreamKey
+from .messages import Headers, Origin, RequestHead
+from .operations import Operation
+
+__all__ = ["upstream_request"]
+
+# A list whose links are to be rewritten must come in plain text.
+_REPLACED_FOR_LINKS = frozenset({b"accept-encoding"})
+
+
+def upstream_request(
+    method: str,
+    path: str,
+    query: bytes,
+    headers: Headers,
+    *,
+    operation: Operation,
+    framing: Framing,
+    origin: Origin,
+    key: UpstreamKey,
+    token: str,
+    via: bytes | None,
+) -> RequestHead:
+    """Build the head of the upstream request.
+
+    The target comes from the operations table, the host from the key's region, the credential from the key, and the
+    length from the framing that was checked; of the caller's own fields those pass that the header policy lets through.
+
+    Args:
+        method: the caller's method.
+        path: upstream path, rebuilt from the table.
+        query: the caller's raw query string.
+        headers: the caller's fields, names in lower case.
+        operation: what is asked.
+        framing: how the body is delimited.
+        origin: the service's base.
+        key: the key to present.
+        token: the caller's team token, which must not pass.
+        via: what to announce ourselves as (RFC 9110, section 7.6.3), None for nothing.
+    """
+    secret_token = token.encode("latin-1")
+    target = (origin.path + path).encode("ascii")
+    kept_query = forwarded_query(query, secret_token)
+    if kept_query:
+        target += b"?" + kept_query
+    fields = [(b"host", origin.authority), (b"authorization", _credential(operation, key))]
+    replaced = _REPLACED_FOR_LINKS if operation.rewrites_links else frozenset()
+    fields += upstream_fields(headers, token=secret_token, replaced=replaced)
+    fields += _own_fields(method, operation, framing, fields, via)
+    return RequestHead(method.encode("ascii"), origin, target, fields, operation.patience)
+
+
+def _credential(operation: Operation, key: UpstreamKey) -> bytes:
+    secret = key.secret.reveal().encode("ascii")
+    return b"Bearer " + secret if operation.bearer else secret
+
+
+def _own_fields(
+    method: str, operation: Operation, framing: Framing, fields: Headers, via: bytes | None
+) -> Headers:
+    """Fields that we write: what the body is, how long it is, and who passes it on."""
+    own: Headers = []
+    has_body = framing.chunked or bool(framing.length)
+    if has_body and operation.content_type and not any(name == b"content-type" for name, _ in fields):
+        own.append((b"content-type", operation.content_type))
+    if framing.chunked:
+        own.append((b"transfer-encoding", b"chunked"))
+    elif framing.length or method in ("POST", "PUT", "PATCH"):
+        # A method with a meaning for bodies says so when there is none (RFC 9110, section 8.6).
+        own.append((b"content-length", str(framing.length or 0).encode("ascii")))
+    if operation.rewrites_links:
+        own.append((b"accept-encoding", b"identity"))
+    if via is not None:
+        own.append((b"via", b"1.1 " + via))
+    return own

@@ -1,0 +1,124 @@
+"""The exchange: what the stages of the stack know of one request, and hand on to each other.
+
+It travels in a *copied* scope under one key. Its slots are written once; reading one too early names the stage that is
+missing from the composition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar, overload
+
+from .asgi import Scope
+from .core.headers import Framing
+from .core.keys import Secret, UpstreamKey
+from .core.operations import Operation
+from .core.teams import Team
+from .errors import MissingStage, UpstreamError
+
+__all__ = ["SCOPE_KEY", "Attempt", "Exchange", "exchange_of"]
+
+SCOPE_KEY = "keypool_asgi.exchange"
+"""Where a scope holds its exchange."""
+
+T = TypeVar("T")
+
+
+class Slot(Generic[T]):
+    """A value that one stage writes once and later stages read."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+        self.place = f"_{name}"
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Slot[T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+    def __get__(self, instance: object | None, owner: type) -> Slot[T] | T:
+        """Return the value, or say which stage should have written it."""
+        if instance is None:
+            return self
+        try:
+            return instance.__dict__[self.place]  # type: ignore[no-any-return]
+        except KeyError:
+            raise MissingStage(f"exchange.{self.name} is read before the {self.stage} stage has run") from None
+
+    def __set__(self, instance: object, value: T) -> None:
+        """Write the value; a second time is a bug."""
+        if self.place in instance.__dict__:
+            raise MissingStage(f"exchange.{self.name} is written twice: the {self.stage} stage stands twice in the stack")
+        instance.__dict__[self.place] = value
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at serving an exchange, on one key.
+
+    Attributes:
+        key: the key that is leased for it.
+        failure: how the upstream connection failed, or None.
+    """
+
+    key: UpstreamKey
+    failure: UpstreamError | None = None
+
+
+@dataclass
+class Exchange:
+    """One HTTP request and its response, or one WebSocket session.
+
+    Attributes:
+        request_id: printable id, in every refusal and record.
+        operation: what is asked for.
+        path: upstream path, rebuilt from the operations table.
+        ids: identifiers that the path names.
+        framing: how the request body is delimited.
+        own_base: absolute URL of the pool as the caller sees it, without a trailing slash.
+        team: who asks. Written by auth.
+        token: what it presented. Written by auth.
+        attempt: the try that is going on. Set by the key selector, anew for each.
+        refused: code of our own refusal, when there was one.
+        reached_upstream: whether a byte of the request may have reached upstream. Set by the forwarder.
+    """
+
+    request_id: str
+    operation: Operation
+    path: str
+    ids: dict[str, str]
+    framing: Framing
+    own_base: str
+    refused: str | None = field(default=None, init=False)
+    reached_upstream: bool = field(default=False, init=False)
+    attempts: list[Attempt] = field(default_factory=list, init=False)
+
+    team = Slot[Team]("auth")
+    token = Slot[Secret]("auth")
+
+    @property
+    def known_team(self) -> str | None:
+        """Id of the team, or None while nobody is authenticated."""
+        team: Team | None = self.__dict__.get("_team")
+        return team.id if team else None
+
+    @property
+    def attempt(self) -> Attempt:
+        """The try that is going on."""
+        if not self.attempts:
+            raise MissingStage("exchange.attempt is read before the key selector stage has run")
+        return self.attempts[-1]
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    """Return the exchange of a scope.
+
+    Raises:
+        MissingStage: the intercept stage does not stand before.
+    """
+    exchange = scope.get(SCOPE_KEY)
+    if not isinstance(exchange, Exchange):
+        raise MissingStage("there is no exchange in the scope: the intercept stage must stand before this one")
+    return exchange

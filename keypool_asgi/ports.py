@@ -1,0 +1,131 @@
+"""Ports: what the stack needs of the world, as Protocols. An object with these methods can stand in for ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from .core.keys import UpstreamKey
+from .core.limits import Charge, Denial
+from .core.messages import RequestHead, ResponseHead
+from .core.selection import Need
+from .core.teams import Team
+from .core.verdicts import Verdict
+
+__all__ = ["KeySource", "Lease", "LeasingPool", "QuotaStore", "TeamDirectory", "UpstreamCall", "UpstreamClient"]
+
+
+@runtime_checkable
+class TeamDirectory(Protocol):
+    """Knows which team a token stands for."""
+
+    async def find(self, token: str) -> Team | None:
+        """Return the team of a token, or None when the token is unknown.
+
+        Raises:
+            StoreUnavailable: nobody can say now.
+        """
+
+
+@runtime_checkable
+class KeySource(Protocol):
+    """Knows the keys of the pool."""
+
+    async def load(self) -> Iterable[UpstreamKey]:
+        """Return every key, now. Called again when the last answer is older than its time to live."""
+
+
+class Lease(Protocol):
+    """A key that is checked out for one attempt."""
+
+    @property
+    def key(self) -> UpstreamKey:
+        """The key."""
+
+
+class LeasingPool(Protocol):
+    """Checks keys out and takes them back with a verdict."""
+
+    async def lease(self, need: Need) -> Lease:
+        """Check out the best key for ``need``, waiting a bounded time for one that is busy.
+
+        Raises:
+            NoAvailableKeys: no key can serve; ``retry_after`` is when the first one can.
+            StoreUnavailable: the keys could not be loaded.
+        """
+
+    async def give_back(self, lease: Lease, verdict: Verdict) -> None:
+        """Take a key back. Repeating it changes nothing."""
+
+
+@runtime_checkable
+class QuotaStore(Protocol):
+    """Holds, settles and releases quota. Every verb is atomic, and idempotent by its permit id."""
+
+    async def reserve(self, permit_id: str, charges: Sequence[Charge]) -> Denial | None:
+        """Hold every charge, or none of them.
+
+        Returns:
+            None when all of them are held, or the denial of the limit that frees last.
+
+        Raises:
+            StoreUnavailable: the store cannot say.
+        """
+
+    async def renew(self, permit_id: str) -> bool:
+        """Prolong the life of a permit that is still held. Returns False when it is not held any more."""
+
+    async def settle(self, permit_id: str, used: Mapping[str, int]) -> None:
+        """End a permit by what was really used, by unit. Units that are not named count as they were reserved."""
+
+    async def release(self, permit_id: str) -> None:
+        """End a permit as if it had never been: nothing was used."""
+
+
+class UpstreamCall(Protocol):
+    """One HTTP request on its way to upstream. Request and response sides may run at the same time."""
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece of the request body; returns when upstream's side has room for more.
+
+        Raises:
+            UpstreamError: the connection failed, or made no progress within the write timeout.
+        """
+
+    async def finish(self) -> None:
+        """Say that the request body is complete. Until this is called upstream never sees a complete request (I7)."""
+
+    async def head(self) -> ResponseHead:
+        """Wait for the head of the final response; 1xx responses are passed over.
+
+        It may arrive before the request body is complete (an early answer).
+
+        Raises:
+            UpstreamError: broken, malformed, or later than ``RequestHead.patience`` seconds after ``finish()``.
+        """
+
+    async def read(self) -> tuple[bytes, bool]:
+        """Return the next piece of the response body and whether more follows.
+
+        The last piece comes with False, so that a caller can end its own message with it.
+
+        Raises:
+            UpstreamError: the response broke off (I7: it must then be broken off downstream too).
+        """
+
+    def close(self) -> None:
+        """End the call. A connection whose exchange is complete is kept for reuse, any other is cut. Idempotent."""
+
+
+class UpstreamClient(Protocol):
+    """Opens HTTP calls to upstream origins and keeps connections for reuse."""
+
+    async def open(self, head: RequestHead) -> UpstreamCall:
+        """Have a connection ready and the request's head on its way.
+
+        Raises:
+            ConnectFailed: no connection could be made; nothing of the request left.
+        """
+
+    async def aclose(self) -> None:
+        """Close every idle connection and cut every open call."""

@@ -1,0 +1,1 @@
+"""What differs between upstream providers, as values. AssemblyAI is the only one so far."""

@@ -1,0 +1,88 @@
+"""What AssemblyAI's answers say about the key they were made with.
+
+Status alone cannot say: no funds is a 400, throttling may be a 403, and so may be a request's own fault.
+A text counts only where AssemblyAI's error body holds it, and only from its beginning: a caller's words, echoed in an
+error about something else, must not be able to take a key out of service.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+from keypool_asgi.core.messages import Headers
+from keypool_asgi.core.operations import Operation
+from keypool_asgi.core.verdicts import Fault, Verdict
+
+__all__ = ["SUSPICIOUS", "judge"]
+
+SUSPICIOUS = frozenset({400, 401, 402, 403, 429})
+"""Statuses whose body is looked at before the key is judged."""
+
+_GOOD = Verdict(Fault.NONE)
+_UNRELATED = Verdict(Fault.UNRELATED)
+_NO_FUNDS = ("your current account balance is negative", "insufficient funds")
+_THROTTLED = ("too many requests", "rate limit", "request rate")
+_REQUEST_IS_FORBIDDEN = ("cannot access uploaded file",)
+
+
+def judge(operation: Operation, status: int, headers: Headers, body: bytes, now: float) -> Verdict:  # noqa: ARG001
+    """Judge a key by an answer.
+
+    Args:
+        operation: what was asked.
+        status: HTTP status.
+        headers: response fields.
+        body: the beginning of the body, only for ``SUSPICIOUS`` statuses.
+        now: Unix time, for a ``Retry-After`` that is a date.
+    """
+    if status >= 500:
+        return _UNRELATED
+    if status == 401:
+        return Verdict(Fault.REJECTED)
+    if status == 429:
+        return Verdict(Fault.THROTTLED, retry_after(headers, now))
+    if status == 402 or (status in (400, 403) and _says(body, _NO_FUNDS)):
+        return Verdict(Fault.EXHAUSTED)
+    if status == 403:
+        return _judge_forbidden(headers, body, now)
+    return _GOOD
+
+
+def _judge_forbidden(headers: Headers, body: bytes, now: float) -> Verdict:
+    """Tell a 403 that is the rate limit of 20,000 requests in 5 minutes from one that is the request's own fault."""
+    if _says(body, _REQUEST_IS_FORBIDDEN):
+        return _GOOD
+    after = retry_after(headers, now)
+    return Verdict(Fault.THROTTLED, after, certain=after is not None or _says(body, _THROTTLED))
+
+
+def _says(body: bytes, beginnings: tuple[str, ...]) -> bool:
+    """Whether the error text of a JSON body starts with one of these words."""
+    try:
+        fields = json.loads(body)
+    except ValueError:
+        return False
+    text = (fields.get("error") or fields.get("message")) if isinstance(fields, dict) else None
+    return isinstance(text, str) and text.lower().startswith(beginnings)
+
+
+def retry_after(headers: Headers, now: float) -> float | None:
+    """Read ``Retry-After`` in either form, seconds or a date (RFC 9110, section 10.2.3); None when it is not there."""
+    for name, value in headers:
+        if name.lower() == b"retry-after":
+            return _seconds(value.decode("latin-1").strip(), now)
+    return None
+
+
+def _seconds(value: str, now: float) -> float | None:
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if date.tzinfo is None:  # "-0000" means UTC of an unknown place (RFC 5322, section 3.3)
+        date = date.replace(tzinfo=UTC)
+    return max(0.0, date.timestamp() - now)

@@ -1,0 +1,128 @@
+"""The operations table: every AssemblyAI endpoint that the pool serves.
+
+Three pairs of services share paths below one prefix; a condition on the first row of a pair tells them apart:
+sync requests carry ``X-AAI-Model`` and dictation's do not; text-to-speech sockets name a voice or model in the query
+and agents' do not; the token service's requests name a ``product`` and agents' do not.
+"""
+
+from __future__ import annotations
+
+from keypool_asgi.core.operations import SOCKET, Condition, Operation
+
+__all__ = ["OPERATIONS"]
+
+_LEMUR_GONE = (
+    "LeMUR was shut down by AssemblyAI in March 2026. "
+    "Use the LLM Gateway instead: POST /v1/chat/completions with a transcript_id."
+)
+_REALTIME_GONE = (
+    "The v2 realtime API is not for new integrations. Use Universal-Streaming instead: GET /v3/token for a temporary "
+    "token, and the WebSocket /v3/ws."
+)
+
+# How long an answer may take after the whole request, in seconds, by what the product documents or its SDKs wait.
+_LLM_PATIENCE = 300.0
+_SYNC_PATIENCE = 180.0
+_DICTATION_PATIENCE = 300.0
+_SPEECH_PATIENCE = 610.0
+
+_HAS_MODEL_HEADER = Condition(header=b"x-aai-model")
+_NAMES_VOICE = Condition(query=frozenset({"voice_id", "word_boundaries", "model_id"}))
+_NAMES_PRODUCT = Condition(query=frozenset({"product"}))
+
+
+def _row(name: str, method: str, path: str, service: str = "api", **rest: object) -> Operation:
+    return Operation(name=name, method=method, path=path, service=service, **rest)  # type: ignore[arg-type]
+
+
+_PRE_RECORDED = (
+    _row("uploads.create", "POST", "/v2/upload", patience=120.0, content_type=b"application/octet-stream"),
+    _row("transcripts.create", "POST", "/v2/transcript"),
+    _row("transcripts.list", "GET", "/v2/transcript", rewrites_links=True),
+    _row("transcripts.get", "GET", "/v2/transcript/{transcript_id}"),
+    _row("transcripts.delete", "DELETE", "/v2/transcript/{transcript_id}"),
+    _row("transcripts.sentences", "GET", "/v2/transcript/{transcript_id}/sentences"),
+    _row("transcripts.paragraphs", "GET", "/v2/transcript/{transcript_id}/paragraphs"),
+    _row("transcripts.srt", "GET", "/v2/transcript/{transcript_id}/srt"),
+    _row("transcripts.vtt", "GET", "/v2/transcript/{transcript_id}/vtt"),
+    _row("transcripts.word_search", "GET", "/v2/transcript/{transcript_id}/word-search"),
+    _row("transcripts.redacted_audio", "GET", "/v2/transcript/{transcript_id}/redacted-audio"),
+)
+
+_STREAMING = (
+    _row("streaming.token", "GET", "/v3/token", "streaming"),
+    _row("streaming.session", SOCKET, "/v3/ws", "streaming"),
+)
+
+_LLM_GATEWAY = (
+    _row("llm.models", "GET", "/v1/models", "llm_gateway"),
+    _row("llm.chat", "POST", "/v1/chat/completions", "llm_gateway", patience=_LLM_PATIENCE),
+    _row("llm.understanding", "POST", "/v1/understanding", "llm_gateway", patience=_LLM_PATIENCE),
+    _row("llm.understanding_validate", "POST", "/v1/understanding/validate", "llm_gateway", patience=_LLM_PATIENCE),
+)
+
+_SYNC = tuple(
+    _row("sync.transcribe", "POST", path, "sync", patience=_SYNC_PATIENCE, condition=condition)
+    for path, condition in (
+        ("/v1/transcribe/live", _HAS_MODEL_HEADER),
+        ("/v1/transcribe/stream", _HAS_MODEL_HEADER),
+        ("/v1/transcribe", None),
+        ("/transcribe", None),
+    )
+) + (
+    _row("sync.warm", "GET", "/v1/warm", "sync", condition=_HAS_MODEL_HEADER, anonymous=True),
+    _row("sync.warm", "GET", "/warm", "sync", anonymous=True),
+)
+
+_DICTATION = (
+    _row("dictation.transcribe", "POST", "/v1/transcribe/live", "dictation", patience=_DICTATION_PATIENCE),
+    _row("dictation.transcribe", "POST", "/v1/transcribe/stream", "dictation", patience=_DICTATION_PATIENCE),
+    _row("dictation.warm", "GET", "/v1/warm", "dictation", anonymous=True),
+)
+
+_TOKEN_SERVICE = (
+    _row("tokens.create", "GET", "/v1/token", "token", condition=_NAMES_PRODUCT),
+    _row("tokens.create", "POST", "/v1/token", "token"),
+)
+
+_SPEECH = (
+    _row("speech.create", "POST", "/v1/speech", "tts", patience=_SPEECH_PATIENCE),
+    _row("speech.session", SOCKET, "/v1/ws", "tts", condition=_NAMES_VOICE),
+)
+
+_AGENTS = (
+    _row("agents.session", SOCKET, "/v1/ws", "agents", bearer=True),
+    _row("agents.token", "GET", "/v1/token", "agents", bearer=True),
+    _row("agents.create", "POST", "/v1/agents", "agents", bearer=True),
+    _row("agents.list", "GET", "/v1/agents", "agents", bearer=True),
+    _row("agents.get", "GET", "/v1/agents/{agent_id}", "agents", bearer=True),
+    _row("agents.update", "PUT", "/v1/agents/{agent_id}", "agents", bearer=True),
+    _row("agents.delete", "DELETE", "/v1/agents/{agent_id}", "agents", bearer=True),
+    _row("voices.list", "GET", "/v1/voices", "agents", bearer=True),
+    _row("webhook_subscriptions.create", "POST", "/v1/webhook-subscriptions", "agents", bearer=True),
+    _row("webhook_subscriptions.list", "GET", "/v1/webhook-subscriptions", "agents", bearer=True),
+    _row("webhook_subscriptions.get", "GET", "/v1/webhook-subscriptions/{subscription_id}", "agents", bearer=True),
+    _row("webhook_subscriptions.update", "PUT", "/v1/webhook-subscriptions/{subscription_id}", "agents", bearer=True),
+    _row("webhook_subscriptions.delete", "DELETE", "/v1/webhook-subscriptions/{subscription_id}", "agents", bearer=True),
+)
+
+_RETIRED = (
+    _row("lemur.generate", "POST", "/lemur/v3/generate/{kind}", gone=_LEMUR_GONE),
+    _row("lemur.get", "GET", "/lemur/v3/{request_id}", gone=_LEMUR_GONE),
+    _row("lemur.delete", "DELETE", "/lemur/v3/{request_id}", gone=_LEMUR_GONE),
+    _row("realtime.token", "POST", "/v2/realtime/token", gone=_REALTIME_GONE),
+    _row("realtime.session", SOCKET, "/v2/realtime/ws", gone=_REALTIME_GONE),
+)
+
+OPERATIONS: tuple[Operation, ...] = (
+    *_PRE_RECORDED,
+    *_STREAMING,
+    *_LLM_GATEWAY,
+    *_SYNC,
+    *_DICTATION,
+    *_TOKEN_SERVICE,
+    *_SPEECH,
+    *_AGENTS,
+    *_RETIRED,
+)
+"""Every row; of rows that share a method and path the one with a condition stands first."""

@@ -1,0 +1,282 @@
+"""The stack: the stages put together, around a host app or alone, with the resources that they share.
+
+::
+
+    scope -> intercept -> gate -> auth -> quota -> key selector -> forwarder -> AssemblyAI
+                 |
+                 └-> host app, for every path that is not the pool's
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
+from keypool_asgi.core.health import HealthPolicy
+from keypool_asgi.core.keys import UpstreamKey
+from keypool_asgi.core.provider import OriginOverrides
+from keypool_asgi.core.selection import Select
+from keypool_asgi.core.teams import Team
+from keypool_asgi.errors import ConfigurationError, NotFound, StoreUnavailable
+from keypool_asgi.exchange import Exchange
+from keypool_asgi.lifespan import Lifespan
+from keypool_asgi.ports import KeySource, QuotaStore, TeamDirectory, UpstreamClient
+from keypool_asgi.providers.assemblyai import ASSEMBLYAI
+from keypool_asgi.stages.auth import Auth
+from keypool_asgi.stages.forwarder import Forwarder
+from keypool_asgi.stages.gate import Gate
+from keypool_asgi.stages.intercept import Intercept, OnExchange
+from keypool_asgi.stages.key_selector import KeySelector
+from keypool_asgi.stages.quota import Quota
+from keypool_asgi.stages.stage import Stage
+from keypool_asgi.stores.pool import Pool
+from keypool_asgi.stores.quotas import QuotaCallbacks, quota_store
+from keypool_asgi.stores.roster import KeySnapshot
+from keypool_asgi.stores.teams import team_directory
+from keypool_asgi.upstream import NativeClient, Timeouts
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["KeyPool", "KeyPoolMiddleware", "Keys", "Settings", "Teams"]
+
+logger = logging.getLogger("keypool_asgi")
+
+Keys = Iterable[UpstreamKey] | Callable[[], Iterable[UpstreamKey] | Awaitable[Iterable[UpstreamKey]]] | KeySource
+"""What ``keys`` takes: a list, a function (sync or async) that returns one, or an object with ``load()``."""
+
+Teams = Mapping[str, Team] | Callable[[str], Team | None | Awaitable[Team | None]] | TeamDirectory
+"""What ``teams`` takes: token to team, a function (sync or async) from token to team, or an object with ``find()``."""
+
+
+class Settings(TypedDict, total=False):
+    """Every setting beside ``keys`` and ``teams``. All of them have a default."""
+
+    quotas: QuotaStore | QuotaCallbacks | None
+    """Who counts the teams' limits. None: this process's memory."""
+
+    prefix: str
+    """The pool's path in the host app, ``"/v1/assemblyai"``."""
+
+    origins: OriginOverrides | None
+    """Service name to base URL, overriding AssemblyAI's hosts, for tests and private gateways."""
+
+    transport: httpx.AsyncBaseTransport | None
+    """An httpx transport to forward with. None: our own HTTP/1.1 client."""
+
+    pepper: str | bytes | None
+    """Secret that the digests of team tokens are made with. None: plain digests."""
+
+    public_url: str | None
+    """The pool's absolute URL for links in answers. None: taken from each request."""
+
+    on_exchange: OnExchange | None
+    """Called with an ``ExchangeRecord`` after each exchange."""
+
+    health: HealthPolicy
+    """How long keys and accounts stay down, and how they come back."""
+
+    select: Select | None
+    """The operator's own choice among the keys that can serve."""
+
+    timeouts: Timeouts
+    """How long upstream connections may take, in seconds. Not used with ``transport``."""
+
+    ssl_context: ssl.SSLContext | None
+    """TLS towards upstream. None: the system's trust. Not used with ``transport``."""
+
+    max_connections: int | None
+    """Upstream connections per origin. None: no limit. Not used with ``transport``."""
+
+    key_wait_seconds: float
+    """How long a request waits for a key that is busy: 1."""
+
+    keys_ttl_seconds: float
+    """How old the key list of a function may become before it is loaded again: 60."""
+
+    teams_ttl_seconds: float
+    """How long a function's answer about a token is believed: 60."""
+
+    unknown_teams_ttl_seconds: float
+    """How long a function's answer that a token is unknown is believed: 10."""
+
+    retries: int
+    """How often a request that could not reach upstream at all is tried again: 1."""
+
+    peek_bytes: int
+    """Longest request body that can be sent again on another key: 256 KiB."""
+
+    max_body_bytes: int
+    """Longest request body: 5 GiB."""
+
+    discard_bytes: int
+    """Of a body that nobody wants, how much is read so that its sender gets to see the refusal: 1 MiB."""
+
+    drain_seconds: float
+    """At shutdown, how long exchanges may take to end: 5."""
+
+    via: str | None
+    """How requests are announced to upstream in ``Via``: ``"keypool-asgi"``. None: not at all."""
+
+
+class _Stack:
+    """What the middleware and the app have in common."""
+
+    def __init__(
+        self,
+        host: ASGIApp | None,
+        *,
+        keys: Keys,
+        teams: Teams,
+        quotas: QuotaStore | QuotaCallbacks | None = None,
+        prefix: str = "/v1/assemblyai",
+        origins: OriginOverrides | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        pepper: str | bytes | None = None,
+        public_url: str | None = None,
+        on_exchange: OnExchange | None = None,
+        health: HealthPolicy | None = None,
+        select: Select | None = None,
+        timeouts: Timeouts | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        max_connections: int | None = None,
+        key_wait_seconds: float = 1.0,
+        keys_ttl_seconds: float = 60.0,
+        teams_ttl_seconds: float = 60.0,
+        unknown_teams_ttl_seconds: float = 10.0,
+        retries: int = 1,
+        peek_bytes: int = 256 * 1024,
+        max_body_bytes: int = 5 * 1024**3,
+        discard_bytes: int = 1024**2,
+        drain_seconds: float = 5.0,
+        via: str | None = "keypool-asgi",
+    ) -> None:
+        provider = ASSEMBLYAI.with_origins(origins)
+        self._pool = Pool(
+            keys,
+            policy=health,
+            wait_seconds=key_wait_seconds,
+            ttl_seconds=keys_ttl_seconds,
+            select=select,
+        )
+        self._client = _client(transport, timeouts or Timeouts(), ssl_context, max_connections)
+        directory = team_directory(
+            teams, pepper=pepper, ttl_seconds=teams_ttl_seconds, negative_ttl_seconds=unknown_teams_ttl_seconds
+        )
+        app: ASGIApp = _NoSessions(_nothing)
+        app = Forwarder(app, client=self._client, provider=provider, via=via, max_body_bytes=max_body_bytes)
+        app = KeySelector(app, pool=self._pool, provider=provider, peek_bytes=peek_bytes, retries=retries)
+        app = Quota(app, quotas=quota_store(quotas))
+        app = Auth(app, teams=directory)
+        self._gate = Gate(app)
+        self._intercept = Intercept(
+            self._gate,
+            table=provider.table,
+            host=host,
+            prefix=_checked_prefix(prefix),
+            public_url=public_url,
+            max_body_bytes=max_body_bytes,
+            discard_bytes=discard_bytes,
+            on_exchange=on_exchange,
+        )
+        self._drain_seconds = drain_seconds
+        self._lifespan = Lifespan(host, startup=self._open, stopping=self.drain, shutdown=self.aclose)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the pool's requests, and pass every other one to the host app."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        else:
+            await self._intercept(scope, receive, send)
+
+    def keys(self) -> tuple[KeySnapshot, ...]:
+        """Every key as it stands now: its health by service and what it has in flight. Never its secret."""
+        return self._pool.snapshot()
+
+    @property
+    def open_exchanges(self) -> int:
+        """Exchanges that are going on now."""
+        return self._gate.open_exchanges
+
+    async def drain(self, seconds: float | None = None) -> None:
+        """Refuse new exchanges with 503 and let the open ones end, for ``seconds`` at most (``drain_seconds``)."""
+        if not await self._gate.drain(self._drain_seconds if seconds is None else seconds):
+            logger.warning("drain: %d exchanges are still going on", self._gate.open_exchanges)
+
+    async def aclose(self) -> None:
+        """Close the upstream connections. For mounts: a host's lifespan does this where the server sends one."""
+        await self._pool.aclose()
+        await self._client.aclose()
+
+    async def _open(self) -> None:
+        """Load the keys before the first request. A source that fails now may be back when one comes."""
+        try:
+            await self._pool.refresh()
+        except (StoreUnavailable, ConfigurationError) as error:
+            logger.warning("the keys could not be loaded at startup: %s", error)
+
+
+class KeyPoolMiddleware(_Stack):
+    """A pool of AssemblyAI keys inside a host app: answers below ``prefix``, passes every other path on untouched.
+
+    Args:
+        app: the host app.
+        keys: the pool's keys, see ``Keys``.
+        teams: who may use them, see ``Teams``.
+        settings: see ``Settings``.
+
+    Raises:
+        ConfigurationError: a setting is wrong; the message names it.
+    """
+
+    def __init__(self, app: ASGIApp, *, keys: Keys, teams: Teams, **settings: Unpack[Settings]) -> None:
+        super().__init__(app, keys=keys, teams=teams, **settings)
+
+
+class KeyPool(_Stack):
+    """The same without a host app, to be mounted (``Mount("/v1/assemblyai", KeyPool(...))``) or served alone.
+
+    Args:
+        keys: the pool's keys, see ``Keys``.
+        teams: who may use them, see ``Teams``.
+        settings: see ``Settings``.
+
+    Raises:
+        ConfigurationError: a setting is wrong; the message names it.
+    """
+
+    def __init__(self, *, keys: Keys, teams: Teams, **settings: Unpack[Settings]) -> None:
+        super().__init__(None, keys=keys, teams=teams, **settings)
+
+
+class _NoSessions(Stage):
+    """Stands where the WebSocket relay will stand."""
+
+    async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotFound("WebSocket sessions are not served here yet: open them at AssemblyAI with a temporary token.")
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stand behind the last stage."""
+
+
+def _client(
+    transport: httpx.AsyncBaseTransport | None,
+    timeouts: Timeouts,
+    ssl_context: ssl.SSLContext | None,
+    max_connections: int | None,
+) -> UpstreamClient:
+    if transport is None:
+        return NativeClient(timeouts=timeouts, ssl_context=ssl_context, max_connections=max_connections)
+    from keypool_asgi.upstream.httpx_door import HttpxClient
+
+    return HttpxClient(transport)
+
+
+def _checked_prefix(prefix: str) -> str:
+    if not prefix.startswith("/") or prefix.endswith("/") or not prefix.isascii():
+        raise ConfigurationError(f"prefix must start with a slash and not end with one, not {prefix!r}")
+    return prefix

@@ -1,0 +1,222 @@
+"""Forwarder: stream one attempt to upstream and its answer back, with back-pressure both ways.
+
+One task reads the caller: first its body, then its disconnect. The exchange's own task reads upstream. Whichever ends
+first ends the other; an upload that breaks off never becomes a complete one, and an answer that breaks off is broken
+off (invariant I7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
+from keypool_asgi.core.headers import downstream_fields
+from keypool_asgi.core.messages import RequestHead, ResponseHead
+from keypool_asgi.core.provider import Provider
+from keypool_asgi.core.requests import upstream_request
+from keypool_asgi.errors import BodyTooLarge, ConnectFailed, ProtocolViolation, UpstreamError, UpstreamFailed, UpstreamTimeout
+from keypool_asgi.exchange import Exchange
+from keypool_asgi.ports import UpstreamCall, UpstreamClient
+
+from .stage import Stage
+
+__all__ = ["Forwarder"]
+
+logger = logging.getLogger("keypool_asgi")
+
+
+class _CallerGone(Exception):
+    """The caller has disconnected."""
+
+
+class Forwarder(Stage):
+    """Sends the attempt's request upstream and the answer to the caller. The last stage for HTTP.
+
+    Args:
+        app: what serves WebSocket sessions.
+        client: connections to upstream.
+        provider: where services are.
+        via: how we announce ourselves to upstream in ``Via``, None for not at all. Nothing about the caller is
+            announced: no ``Forwarded``, no ``X-Forwarded-*``.
+        max_body_bytes: longest request body that is passed on, in bytes.
+        max_list_bytes: longest answer whose links are rewritten, in bytes; a longer one is an upstream failure.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        client: UpstreamClient,
+        provider: Provider,
+        via: str | None = "keypool-asgi",
+        max_body_bytes: int = 5 * 1024**3,
+        max_list_bytes: int = 8 * 1024**2,
+    ) -> None:
+        super().__init__(app)
+        self.client = client
+        self.provider = provider
+        self.via = via.encode("ascii") if via else None
+        self.max_body_bytes = max_body_bytes
+        self.max_list_bytes = max_list_bytes
+
+    async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward, unless this is a WebSocket session."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        passage = _Passage(self, exchange, self._request(exchange, scope), send)
+        try:
+            await passage.run(receive)
+        except UpstreamError as error:
+            exchange.attempt.failure = error
+            logger.warning("request %s: upstream failed: %s", exchange.request_id, error)
+            if not passage.started:
+                raise UpstreamFailed(_sentence(error)) from error
+            # To return without the end of the answer makes every server cut the connection, without a traceback.
+
+    def _request(self, exchange: Exchange, scope: Scope) -> RequestHead:
+        key = exchange.attempt.key
+        return upstream_request(
+            scope["method"],
+            exchange.path,
+            scope["query_string"],
+            scope["headers"],
+            operation=exchange.operation,
+            framing=exchange.framing,
+            origin=self.provider.origins[key.region][exchange.operation.service],
+            key=key,
+            token=exchange.token.reveal(),
+            via=self.via,
+        )
+
+
+def _sentence(error: UpstreamError) -> str:
+    if isinstance(error, ConnectFailed):
+        return "AssemblyAI could not be reached. Try again later."
+    if isinstance(error, UpstreamTimeout):
+        return "AssemblyAI did not answer in time."
+    return "AssemblyAI broke off the connection, or its answer was not valid HTTP."
+
+
+class _Passage:
+    """One attempt's way through the forwarder."""
+
+    def __init__(self, forwarder: Forwarder, exchange: Exchange, request: RequestHead, send: Send) -> None:
+        self.forwarder = forwarder
+        self.exchange = exchange
+        self.request = request
+        self.send = send
+        self.started = False
+        self.opened: asyncio.Future[UpstreamCall] = asyncio.get_running_loop().create_future()
+        self.writing = True
+
+    async def run(self, receive: Receive) -> None:
+        """Forward until the answer has been sent, or the caller is gone.
+
+        Raises:
+            UpstreamError: upstream failed.
+            BodyTooLarge: the body grew over the limit before an answer had begun.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                reading = group.create_task(self._read_caller(receive))
+                await self._answer(reading)
+        except* (_CallerGone, OSError):
+            # Upstream's errors are UpstreamErrors: an OSError is the server's way to say that the caller has left.
+            pass
+        except* (UpstreamError, BodyTooLarge) as several:
+            failure = several.exceptions[0]
+            if not (self.started and isinstance(failure, BodyTooLarge)):
+                raise failure from None
+
+    async def _read_caller(self, receive: Receive) -> None:
+        """Pass the body on, then wait for the caller to leave."""
+        framed = self.exchange.framing
+        call = await self.opened if framed.chunked or framed.length else None
+        total, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _CallerGone
+            data, more = message.get("body", b""), message.get("more_body", False)
+            total += len(data)
+            if total > self.forwarder.max_body_bytes:
+                raise BodyTooLarge(
+                    f"The request body is larger than the {self.forwarder.max_body_bytes} bytes that are allowed."
+                )
+            if data and call is not None:
+                await self._write(call, data)
+        await self._finish(call or await self.opened)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        raise _CallerGone
+
+    async def _write(self, call: UpstreamCall, data: bytes) -> None:
+        if not self.writing:
+            return
+        try:
+            await call.write(data)
+        except UpstreamError:
+            # Upstream does not want the rest. Why, the answer or its absence says.
+            self.writing = False
+
+    async def _finish(self, call: UpstreamCall) -> None:
+        if self.writing:
+            with suppress(UpstreamError):
+                await call.finish()
+
+    async def _answer(self, reading: asyncio.Task[None]) -> None:
+        call = await self.forwarder.client.open(self.request)
+        try:
+            self.opened.set_result(call)
+            head = await call.head()
+            if head.status >= 400:
+                self.writing = False
+            if self.exchange.operation.rewrites_links and head.status == 200:
+                await self._send_list(call, head)
+            else:
+                await self._stream(call, head, reading)
+        finally:
+            call.close()
+        await _stopped(reading)
+
+    async def _stream(self, call: UpstreamCall, head: ResponseHead, reading: asyncio.Task[None]) -> None:
+        await self._start(head.status, downstream_fields(head.status, head.headers))
+        more = True
+        while more:
+            data, more = await call.read()
+            if not more:
+                await _stopped(reading)
+            await self.send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _send_list(self, call: UpstreamCall, head: ResponseHead) -> None:
+        """Read a whole list and send it with links that lead to us."""
+        body = await self._whole(call)
+        base = str(self.request.origin)
+        body = self.forwarder.provider.rewrite_links(body, base, self.exchange.own_base)
+        fields = [field for field in downstream_fields(head.status, head.headers) if field[0] != b"content-length"]
+        await self._start(head.status, [*fields, (b"content-length", str(len(body)).encode("ascii"))])
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def _whole(self, call: UpstreamCall) -> bytes:
+        pieces, size, more = [], 0, True
+        while more:
+            data, more = await call.read()
+            pieces.append(data)
+            size += len(data)
+            if size > self.forwarder.max_list_bytes:
+                raise ProtocolViolation("the list is longer than max_list_bytes", sent=True)
+        return b"".join(pieces)
+
+    async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.started = True
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def _stopped(reading: asyncio.Task[None]) -> None:
+    """Stop reading the caller: two readers at once would take messages from each other."""
+    if not reading.done():
+        reading.cancel()
+        await asyncio.wait([reading])

@@ -1,0 +1,57 @@
+"""Gate: count the exchanges that are going on, and let no new one in while the process is draining."""
+
+from __future__ import annotations
+
+import asyncio
+
+from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
+from keypool_asgi.errors import Draining
+from keypool_asgi.exchange import Exchange
+
+from .stage import Stage
+
+__all__ = ["Gate"]
+
+_RETRY_AFTER_SECONDS = 1.0
+
+
+class Gate(Stage):
+    """Stands behind intercept and knows when the last exchange has ended.
+
+    Attributes:
+        open_exchanges: exchanges that are going on now.
+        draining: whether new ones are refused.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(app)
+        self.open_exchanges = 0
+        self.draining = False
+        self._empty: asyncio.Event | None = None
+
+    async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count one exchange, or refuse it while draining."""
+        if self.draining:
+            raise Draining(
+                "This server is shutting down; send the request again, to another one.",
+                retry_after=_RETRY_AFTER_SECONDS,
+            )
+        self.open_exchanges += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.open_exchanges -= 1
+            if not self.open_exchanges and self._empty is not None:
+                self._empty.set()
+
+    async def drain(self, seconds: float) -> bool:
+        """Refuse new exchanges from now on, and wait for the open ones. Returns whether all ended within ``seconds``."""
+        self.draining = True
+        if self.open_exchanges:
+            self._empty = asyncio.Event()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._empty.wait()
+            except TimeoutError:
+                return False
+        return True

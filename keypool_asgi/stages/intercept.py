@@ -1,0 +1,178 @@
+"""Intercept: take the pool's requests out of the host app's, and find the operation that each asks for."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from secrets import token_hex
+
+from keypool_asgi.asgi import ASGIApp, Location, Receive, Scope, Send, is_literal, locate, own_base, send_refusal
+from keypool_asgi.core.headers import Framing, framing_of
+from keypool_asgi.core.operations import SOCKET, OperationTable
+from keypool_asgi.errors import BodyTooLarge, Gone, NotFound, Refusal
+from keypool_asgi.exchange import SCOPE_KEY, Exchange
+
+from .watch import Watch
+
+__all__ = ["ExchangeRecord", "Intercept", "OnExchange"]
+
+logger = logging.getLogger("keypool_asgi")
+
+_NO_BODY = Framing(0, chunked=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeRecord:
+    """What an exchange was, once it has ended.
+
+    Attributes:
+        request_id: the id that a refusal carries in its body.
+        operation: name in the operations table.
+        team: id of the team, or None when nobody was authenticated.
+        keys: ids of the keys that were tried, in order; the last one served.
+        status: HTTP status that the caller got, or None when none was sent.
+        refused: code of our own refusal, or None when the answer was upstream's.
+        complete: whether the answer reached its end.
+        started: Unix time in seconds.
+        seconds: how long the exchange took.
+        request_bytes: bytes of request body that came from the caller.
+        response_bytes: bytes of response body that went to the caller.
+    """
+
+    request_id: str
+    operation: str
+    team: str | None
+    keys: tuple[str, ...]
+    status: int | None
+    refused: str | None
+    complete: bool
+    started: float
+    seconds: float
+    request_bytes: int
+    response_bytes: int
+
+
+OnExchange = Callable[[ExchangeRecord], Awaitable[None] | None]
+"""Called after each exchange, sync (and then quick) or async. It cannot change the answer any more."""
+
+
+class Intercept:
+    """Answers the pool's requests and hands every other one to the host app untouched (invariant I1).
+
+    Args:
+        app: what serves the pool's requests: the next stage.
+        host: the host app; None answers 404 outside the prefix.
+        table: the operations table.
+        prefix: the pool's path, without a trailing slash.
+        public_url: the pool's absolute URL for links in answers, when it cannot be told from requests (behind a proxy
+            that rewrites ``Host``). Without a trailing slash.
+        max_body_bytes: longest request body that is taken, in bytes.
+        discard_bytes: of a body that nobody wants, how many bytes are read before a refusal, so that callers who are
+            still sending get to read it.
+        on_exchange: called with an ``ExchangeRecord`` after each exchange.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        table: OperationTable,
+        host: ASGIApp | None = None,
+        prefix: str = "/v1/assemblyai",
+        public_url: str | None = None,
+        max_body_bytes: int = 5 * 1024**3,
+        discard_bytes: int = 1024**2,
+        on_exchange: OnExchange | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.app = app
+        self.host = host
+        self.table = table
+        self.prefix = prefix
+        self.public_url = public_url.rstrip("/") if public_url else None
+        self.max_body_bytes = max_body_bytes
+        self.discard_bytes = discard_bytes
+        self.on_exchange = on_exchange
+        self.clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request of the pool, or pass on one that is not."""
+        if self.host is not None and (
+            scope["type"] not in ("http", "websocket") or self.prefix not in scope["path"]
+        ):
+            await self.host(scope, receive, send)
+            return
+        location = locate(scope, self.prefix, mounted=self.host is None)
+        if location is not None:
+            await self._serve(location, scope, receive, send)
+        elif self.host is not None:
+            await self.host(scope, receive, send)
+        else:
+            refusal = NotFound("There is nothing here: the pool answers below its own prefix only.")
+            await send_refusal(scope, receive, Watch(scope, receive, send, self.discard_bytes).send, refusal, token_hex(8))
+
+    async def _serve(self, location: Location, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = token_hex(8)
+        watch = Watch(scope, receive, send, self.discard_bytes)
+        try:
+            exchange = self._exchange(request_id, location, scope)
+        except Refusal as refusal:
+            await send_refusal(scope, watch.receive, watch.send, refusal, request_id)
+            return
+        started, began = self.clock(), time.monotonic()
+        try:
+            await self.app({**scope, SCOPE_KEY: exchange}, watch.receive, watch.send)
+        finally:
+            record = _record(exchange, watch, started, time.monotonic() - began)
+            logger.debug("%s", record)
+            if self.on_exchange is not None:
+                await _tell(self.on_exchange, record)
+
+    def _exchange(self, request_id: str, location: Location, scope: Scope) -> Exchange:
+        """Find the operation and the body's framing.
+
+        Raises:
+            Refusal: unknown, retired, contradictory or too large.
+        """
+        is_socket = scope["type"] == "websocket"
+        method = SOCKET if is_socket else scope["method"]
+        match = self.table.find(method, location.path, scope["headers"], scope["query_string"])
+        if match is None or not is_literal(scope, location.path):
+            raise NotFound("Unknown operation: this method and path are not part of the AssemblyAI API that is served.")
+        if match.operation.gone:
+            raise Gone(match.operation.gone)
+        framing = _NO_BODY if is_socket else framing_of(method, scope.get("http_version", "1.1"), scope["headers"])
+        if framing.length is not None and framing.length > self.max_body_bytes:
+            raise BodyTooLarge(f"The request body is larger than the {self.max_body_bytes} bytes that are allowed.")
+        base = self.public_url or own_base(scope, location.mount)
+        return Exchange(request_id, match.operation, match.path, match.ids, framing, base)
+
+
+def _record(exchange: Exchange, watch: Watch, started: float, seconds: float) -> ExchangeRecord:
+    return ExchangeRecord(
+        request_id=exchange.request_id,
+        operation=exchange.operation.name,
+        team=exchange.known_team,
+        keys=tuple([attempt.key.id for attempt in exchange.attempts]),
+        status=watch.status,
+        refused=exchange.refused,
+        complete=watch.complete,
+        started=started,
+        seconds=seconds,
+        request_bytes=watch.request_bytes,
+        response_bytes=watch.response_bytes,
+    )
+
+
+async def _tell(on_exchange: OnExchange, record: ExchangeRecord) -> None:
+    """Call the operator's function; an error of it is logged, for the answer has been given already."""
+    try:
+        result = on_exchange(record)
+        if inspect.isawaitable(result):
+            await result
+    except Exception:
+        logger.exception("on_exchange failed for request %s", record.request_id)

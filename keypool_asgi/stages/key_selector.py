@@ -1,0 +1,231 @@
+"""Key selector: lease a key for each attempt, judge it by the answer, and try another where that is safe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from keypool_asgi.asgi import ASGIApp, Message, Receive, Scope, Send
+from keypool_asgi.core.attempts import Next, after_answer, after_failure, without_key
+from keypool_asgi.core.provider import Provider
+from keypool_asgi.core.selection import Need
+from keypool_asgi.core.verdicts import Fault, Verdict
+from keypool_asgi.errors import NoAvailableKeys, UpstreamError
+from keypool_asgi.exchange import Attempt, Exchange
+from keypool_asgi.ports import Lease, LeasingPool
+
+from .replay import ReplayableBody
+from .stage import Stage
+
+__all__ = ["KeySelector"]
+
+_UNRELATED = Verdict(Fault.UNRELATED)
+_GOOD = Verdict(Fault.NONE)
+
+
+class KeySelector(Stage):
+    """Walks the pool until a key serves the request.
+
+    The walk through the pool and the retries after connection failures are two budgets: three dead keys and one good
+    one succeed whatever ``retries`` is.
+
+    Args:
+        app: the next stage.
+        pool: where keys are leased.
+        provider: judges answers.
+        peek_bytes: longest request body that is kept so that it can be sent again on another key, in bytes.
+        held_bytes: of an answer that may be the key's fault, how many bytes of body are read before judging.
+        retries: how often a request whose connection could not be made is tried again.
+        clock: Unix time in seconds, for dates in answers.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        pool: LeasingPool,
+        provider: Provider,
+        peek_bytes: int = 256 * 1024,
+        held_bytes: int = 64 * 1024,
+        retries: int = 1,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(app)
+        self.pool = pool
+        self.provider = provider
+        self.peek_bytes = peek_bytes
+        self.held_bytes = held_bytes
+        self.retries = retries
+        self.clock = clock
+
+    async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lease, try, give back; repeat while that is safe and a key is left."""
+        walk = _Walk(self, exchange, ReplayableBody(receive, self.peek_bytes), send)
+        try:
+            while await walk.attempt(scope):
+                pass
+        finally:
+            await walk.end()
+
+
+class _Walk:
+    """One exchange's way through the pool."""
+
+    def __init__(self, selector: KeySelector, exchange: Exchange, body: ReplayableBody, send: Send) -> None:
+        self.selector = selector
+        self.exchange = exchange
+        self.body = body
+        self.send = send
+        self.tried: frozenset[str] = frozenset()
+        self.retries_left = selector.retries
+        self.last: _Answer | None = None
+        self.doubted: list[tuple[Lease, Verdict]] = []
+
+    async def attempt(self, scope: Scope) -> bool:
+        """Try once. Returns whether another attempt must follow.
+
+        Raises:
+            NoAvailableKeys: no key is left, and there is no answer of upstream's that the caller may see.
+        """
+        lease = await self._lease()
+        if lease is None:
+            return False
+        answer = self.last = _Answer(self, self.exchange, lease)
+        self.exchange.attempts.append(answer.attempt)
+        self.body.rewind()
+        try:
+            await self.selector.app(scope, self.body, answer)
+        finally:
+            await self._give_back(lease, answer)
+        if answer.next is Next.REFUSE:
+            raise await self._refusal()
+        return answer.next is Next.REPEAT
+
+    async def end(self) -> None:
+        """Give back the leases whose verdict was doubted: it is believed only if another account then served."""
+        served = self.last is not None and self.last.verdict == _GOOD
+        for lease, verdict in self.doubted:
+            believed = served and self.last is not None and self.last.lease.key.account != lease.key.account
+            await self.selector.pool.give_back(lease, verdict if believed else _UNRELATED)
+
+    async def _refusal(self) -> NoAvailableKeys:
+        """Say when a repeat by the caller can succeed: at once when another key is free, else when the pool says."""
+        try:
+            lease = await self.selector.pool.lease(self._need())
+        except NoAvailableKeys as refusal:
+            return refusal
+        await self.selector.pool.give_back(lease, _UNRELATED)
+        return NoAvailableKeys("The key that was chosen cannot serve; send the request again.", retry_after=1)
+
+    async def _lease(self) -> Lease | None:
+        """Lease a key, or deliver the last answer when none is left."""
+        need = self._need()
+        try:
+            return await self.selector.pool.lease(need)
+        except NoAvailableKeys:
+            last = self.last
+            if last is None or not last.whole or without_key(last.verdict) is Next.REFUSE:
+                raise
+            await last.deliver()
+            return None
+
+    def _need(self) -> Need:
+        exchange, length = self.exchange, self.exchange.framing.length
+        return Need(
+            service=exchange.operation.service,
+            regions=exchange.team.regions,
+            tried=self.tried,
+            proven=length is None or length > self.selector.peek_bytes,
+        )
+
+    async def _give_back(self, lease: Lease, answer: _Answer) -> None:
+        self.exchange.reached_upstream |= answer.counts
+        if answer.next is Next.REPEAT and answer.attempt.failure is None:
+            self.tried |= {lease.key.id}
+        if answer.verdict.blames_key and not answer.verdict.certain:
+            self.doubted.append((lease, answer.verdict))
+        else:
+            await self.selector.pool.give_back(lease, answer.verdict)
+
+
+class _Answer:
+    """A ``send`` for one attempt: holds back what may be the key's fault until it is judged.
+
+    Attributes:
+        verdict: what the attempt says about its key; nothing until an answer has come.
+        next: what becomes of the attempt.
+        whole: whether all of the answer is held, so that it can be delivered later.
+    """
+
+    def __init__(self, walk: _Walk, exchange: Exchange, lease: Lease) -> None:
+        self.walk = walk
+        self.exchange = exchange
+        self.lease = lease
+        self.attempt = Attempt(lease.key)
+        self.verdict = _UNRELATED
+        self.next = Next.DELIVER
+        self.whole = False
+        self.held: list[Message] = []
+        self.held_bytes = 0
+        self.judged = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether the attempt may have had an effect upstream: it left, and was not refused for the key's sake."""
+        failure = self.attempt.failure
+        return (failure is None or failure.sent) and not self.verdict.blames_key
+
+    async def __call__(self, message: Message) -> None:
+        """Pass a message on, or hold it until the answer is judged."""
+        if self.judged:
+            await self._after_judgement(message)
+            return
+        self.held.append(message)
+        if message["type"] == "http.response.start" and self._is_suspicious(message["status"]):
+            return
+        self.held_bytes += len(message.get("body", b""))
+        self.whole = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if message["type"] == "http.response.start" or self.whole or self.held_bytes > self.walk.selector.held_bytes:
+            await self._judge()
+
+    def _is_suspicious(self, status: int) -> bool:
+        return self.attempt.failure is None and status in self.walk.selector.provider.suspicious
+
+    async def _judge(self) -> None:
+        self.judged = True
+        failure = self.attempt.failure
+        self.next = self._after_failure(failure) if failure is not None else self._after_answer()
+        if self.next is Next.DELIVER:
+            await self.deliver()
+
+    def _after_answer(self) -> Next:
+        selector, start = self.walk.selector, self.held[0]
+        body = b"".join([message.get("body", b"") for message in self.held[1:]])
+        self.verdict = selector.provider.judge(
+            self.exchange.operation, start["status"], start["headers"], body, selector.clock()
+        )
+        if self._is_doubted_twice():
+            return Next.DELIVER
+        return after_answer(self.verdict, repeatable=self.walk.body.whole)
+
+    def _is_doubted_twice(self) -> bool:
+        """Whether a key of the same account has got the same doubtful answer already: then it is the request's."""
+        account = self.lease.key.account
+        return not self.verdict.certain and any(lease.key.account == account for lease, _ in self.walk.doubted)
+
+    def _after_failure(self, failure: UpstreamError) -> Next:
+        walk = self.walk
+        decision = after_failure(sent=failure.sent, repeatable=walk.body.whole, retries_left=walk.retries_left)
+        walk.retries_left -= decision is Next.REPEAT
+        return decision
+
+    async def _after_judgement(self, message: Message) -> None:
+        if self.next is Next.DELIVER:
+            await self.walk.send(message)
+
+    async def deliver(self) -> None:
+        """Send what is held to the caller."""
+        self.walk.body.forget()
+        held, self.held = self.held, []
+        for message in held:
+            await self.walk.send(message)

@@ -1,0 +1,44 @@
+"""What all stages behind intercept share: they act on exchanges, and answer their own refusals.
+
+A stage answers where it refuses, instead of raising through the stack: another middleware between two stages sees an
+ordinary response then, not an exception.
+"""
+
+from __future__ import annotations
+
+from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send, send_refusal
+from keypool_asgi.errors import Refusal
+from keypool_asgi.exchange import Exchange, exchange_of
+
+__all__ = ["Stage"]
+
+
+class Stage:
+    """Base of the stages that act on an exchange.
+
+    Args:
+        app: the next stage.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Act on the exchange of the scope, and answer when that raises a refusal."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        exchange = exchange_of(scope)
+        try:
+            await self.act(exchange, scope, receive, send)
+        except Refusal as refusal:
+            exchange.refused = refusal.code
+            await send_refusal(scope, receive, send, refusal, exchange.request_id)
+
+    async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """Do the stage's work and call ``self.app``.
+
+        Raises:
+            Refusal: only while nothing of a response has been sent.
+        """
+        raise NotImplementedError

@@ -1,0 +1,350 @@
+"""What every implementation of a port must do, as tests to subclass.
+
+For a store of your own::
+
+    class TestMyQuotas(QuotaStoreContract):
+        def make_store(self):
+            return MyQuotas("redis://localhost/15")
+
+pytest collects the subclass; no plugin is needed. Each test makes a new, empty store inside a new event loop.
+"""
+
+# ruff: noqa: S101 - the asserts are the contract
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from inspect import isawaitable
+from typing import Any
+from unittest import SkipTest
+
+from keypool_asgi.core.limits import Charge, Denial, Limit
+from keypool_asgi.core.teams import Team
+from keypool_asgi.ports import QuotaStore, TeamDirectory
+
+__all__ = ["QuotaStoreContract", "TeamDirectoryContract"]
+
+# A day is so long that nothing drains while a test runs on a real clock.
+PER_DAY = Limit("requests", 3, per="day")
+AT_ONCE = Limit("concurrency", 2)
+
+
+class QuotaStoreContract:
+    """The behaviour of a ``QuotaStore``. Subclasses give ``make_store``, and the rest where they can.
+
+    Attributes:
+        permit_ttl_seconds: how long the store that ``make_store`` makes lets a permit live.
+    """
+
+    permit_ttl_seconds: float = 120
+
+    def make_store(self) -> QuotaStore | Awaitable[QuotaStore]:
+        """Return a new store that holds nothing."""
+        raise NotImplementedError
+
+    async def close_store(self, store: QuotaStore) -> None:
+        """Give back what ``make_store`` opened."""
+
+    def advance(self, seconds: float) -> None:
+        """Move the store's clock on. Tests about time are skipped where this is not overridden."""
+        raise SkipTest(f"this store's clock cannot be moved by {seconds} s")
+
+    def run_with_store(self, scenario: Callable[[Any], Awaitable[None]]) -> None:
+        """Run a scenario against a new store."""
+
+        async def run() -> None:
+            made = self.make_store()
+            store = await made if isawaitable(made) else made
+            try:
+                await scenario(store)
+            finally:
+                await self.close_store(store)
+
+        asyncio.run(run())
+
+    def test_holds_up_to_the_limit(self) -> None:
+        """The amount fits, one more is denied."""
+
+        async def scenario(store: QuotaStore) -> None:
+            for number in range(3):
+                assert await store.reserve(f"p{number}", [Charge("team:a", PER_DAY)]) is None
+            denial = await store.reserve("p3", [Charge("team:a", PER_DAY)])
+            assert isinstance(denial, Denial)
+            assert denial.charge == Charge("team:a", PER_DAY)
+            assert denial.retry_after is not None
+            assert 0 < denial.retry_after <= 86400 / 3
+
+        self.run_with_store(scenario)
+
+    def test_a_bare_reservation_fits(self) -> None:
+        """A permit without charges is held like any other."""
+
+        async def scenario(store: QuotaStore) -> None:
+            assert await store.reserve("p", []) is None
+            assert await store.renew("p")
+            await store.settle("p", {})
+
+        self.run_with_store(scenario)
+
+    def test_an_amount_fits_whole_or_not_at_all(self) -> None:
+        """Amounts count, and charges for the same limit add up."""
+
+        async def scenario(store: QuotaStore) -> None:
+            assert await store.reserve("p0", [Charge("team:a", PER_DAY, 2)]) is None
+            assert await store.reserve("p1", [Charge("team:a", PER_DAY, 2)]) is not None
+            assert await store.reserve("p2", [Charge("team:a", PER_DAY), Charge("team:a", PER_DAY)]) is not None
+            assert await store.reserve("p3", [Charge("team:a", PER_DAY, 1)]) is None
+
+        self.run_with_store(scenario)
+
+    def test_more_than_the_limit_never_fits(self) -> None:
+        """Nobody is told to come back for what can never be."""
+
+        async def scenario(store: QuotaStore) -> None:
+            denial = await store.reserve("p", [Charge("team:a", PER_DAY, 4)])
+            assert denial is not None
+            assert denial.retry_after is None
+
+        self.run_with_store(scenario)
+
+    def test_subjects_and_limits_are_apart(self) -> None:
+        """What one team, or one limit, has used is not another's."""
+
+        async def scenario(store: QuotaStore) -> None:
+            assert await store.reserve("p0", [Charge("team:a", PER_DAY, 3)]) is None
+            assert await store.reserve("p1", [Charge("team:b", PER_DAY, 3)]) is None
+            assert await store.reserve("p2", [Charge("team:a", Limit("requests", 4, per="day"), 4)]) is None
+            assert await store.reserve("p3", [Charge("team:a", Limit("requests", 3, per="hour"), 3)]) is None
+
+        self.run_with_store(scenario)
+
+    def test_several_charges_hold_all_or_nothing(self) -> None:
+        """A refused reservation leaves no trace in the limits that had room."""
+
+        async def scenario(store: QuotaStore) -> None:
+            assert await store.reserve("p0", [Charge("team:a", AT_ONCE, 2)]) is None
+            for number in range(5):
+                denied = await store.reserve(f"d{number}", [Charge("team:a", PER_DAY), Charge("team:a", AT_ONCE)])
+                assert denied is not None
+                assert denied.charge.limit == AT_ONCE
+                assert not await store.renew(f"d{number}")
+            assert await store.reserve("p1", [Charge("team:a", PER_DAY, 3)]) is None
+
+        self.run_with_store(scenario)
+
+    def test_names_the_limit_that_frees_last(self) -> None:
+        """A caller who waits for the denial's limit finds the others free too."""
+
+        async def scenario(store: QuotaStore) -> None:
+            hourly = Charge("team:a", Limit("requests", 1, per="hour"))
+            daily = Charge("team:a", Limit("requests", 1, per="day"))
+            assert await store.reserve("p0", [hourly, daily]) is None
+            for charges in ([hourly, daily], [daily, hourly]):
+                denial = await store.reserve("p1", charges)
+                assert denial is not None
+                assert denial.charge == daily
+
+        self.run_with_store(scenario)
+
+    def test_settling_frees_concurrency_and_keeps_requests(self) -> None:
+        """What was reserved counts as used, unless something else is named."""
+
+        async def scenario(store: QuotaStore) -> None:
+            both = [Charge("team:a", PER_DAY), Charge("team:a", AT_ONCE)]
+            for number in range(3):
+                assert await store.reserve(f"p{number}", both) is None
+                await store.settle(f"p{number}", {})
+            denial = await store.reserve("p3", both)
+            assert denial is not None
+            assert denial.charge.limit == PER_DAY
+
+        self.run_with_store(scenario)
+
+    def test_settling_by_what_was_used(self) -> None:
+        """Less than reserved gives the rest back; more is charged."""
+
+        async def scenario(store: QuotaStore) -> None:
+            assert await store.reserve("p0", [Charge("team:a", PER_DAY, 3)]) is None
+            await store.settle("p0", {"requests": 1})
+            assert await store.reserve("p1", [Charge("team:a", PER_DAY, 1)]) is None
+            await store.settle("p1", {"requests": 2, "unknown": 7})
+            assert await store.reserve("p2", [Charge("team:a", PER_DAY, 1)]) is not None
+
+        self.run_with_store(scenario)
+
+    def test_releasing_gives_everything_back(self) -> None:
+        """A permit that is released at once has never been."""
+
+        async def scenario(store: QuotaStore) -> None:
+            both = [Charge("team:a", PER_DAY, 3), Charge("team:a", AT_ONCE, 2)]
+            for number in range(5):
+                assert await store.reserve(f"p{number}", both) is None
+                await store.release(f"p{number}")
+
+        self.run_with_store(scenario)
+
+    def test_reserving_again_holds_once(self) -> None:
+        """A repeated reservation (its answer was lost, say) is the same one."""
+
+        async def scenario(store: QuotaStore) -> None:
+            for _ in range(5):
+                assert await store.reserve("p", [Charge("team:a", AT_ONCE)]) is None
+            assert await store.reserve("q", [Charge("team:a", AT_ONCE)]) is None
+            assert await store.reserve("r", [Charge("team:a", AT_ONCE)]) is not None
+
+        self.run_with_store(scenario)
+
+    def test_ends_once(self) -> None:
+        """Whatever ends a permit again, and however often, changes nothing."""
+
+        async def scenario(store: QuotaStore) -> None:
+            both = [Charge("team:a", PER_DAY), Charge("team:a", AT_ONCE)]
+            assert await store.reserve("p", both) is None
+            assert await store.reserve("q", both) is None
+            await store.settle("p", {})
+            for _ in range(3):
+                await store.release("p")
+                await store.settle("p", {"requests": 100})
+            assert await store.reserve("r", both) is None
+            assert await store.reserve("s", [Charge("team:a", AT_ONCE)]) is not None
+            assert await store.reserve("t", [Charge("team:a", PER_DAY)]) is not None
+
+        self.run_with_store(scenario)
+
+    def test_ending_an_unknown_permit_is_harmless(self) -> None:
+        """A permit that was never held can be ended and renewed without effect."""
+
+        async def scenario(store: QuotaStore) -> None:
+            await store.settle("nobody", {"requests": 5})
+            await store.release("nobody")
+            assert not await store.renew("nobody")
+
+        self.run_with_store(scenario)
+
+    def test_racing_for_a_budget(self) -> None:
+        """Of 100 at the same moment, exactly as many pass as fit."""
+
+        async def scenario(store: QuotaStore) -> None:
+            charges = [Charge("team:a", Limit("requests", 10, per="day")), Charge("team:a", Limit("concurrency", 10))]
+            denials = await asyncio.gather(*(store.reserve(f"p{number}", charges) for number in range(100)))
+            assert denials.count(None) == 10
+
+        self.run_with_store(scenario)
+
+    def test_what_was_used_drains_with_time(self) -> None:
+        """A denied charge fits when its ``retry_after`` is over, and not much earlier."""
+
+        async def scenario(store: QuotaStore) -> None:
+            charge = Charge("team:a", PER_DAY)
+            for number in range(3):
+                assert await store.reserve(f"p{number}", [charge]) is None
+                await store.settle(f"p{number}", {})
+            denial = await store.reserve("p3", [charge])
+            assert denial is not None
+            assert denial.retry_after is not None
+            self.advance(denial.retry_after - 1)
+            assert await store.reserve("p4", [charge]) is not None
+            self.advance(1.01)
+            assert await store.reserve("p5", [charge]) is None
+            assert await store.reserve("p6", [charge]) is not None
+
+        self.run_with_store(scenario)
+
+    def test_a_permit_that_nobody_ends_expires(self) -> None:
+        """Its concurrency comes back by itself; what it used per window stays used, and a late end changes nothing."""
+
+        async def scenario(store: QuotaStore) -> None:
+            charges = [Charge("team:a", PER_DAY, 3), Charge("team:a", AT_ONCE, 2)]
+            assert await store.reserve("p", charges) is None
+            self.advance(self.permit_ttl_seconds * 0.9)
+            assert await store.reserve("q", [Charge("team:a", AT_ONCE)]) is not None
+            self.advance(self.permit_ttl_seconds * 0.2)
+            assert not await store.renew("p")
+            await store.release("p")
+            assert await store.reserve("r", [Charge("team:a", AT_ONCE, 2)]) is None
+            assert await store.reserve("s", [Charge("team:a", PER_DAY)]) is not None
+
+        self.run_with_store(scenario)
+
+    def test_a_renewed_permit_lives_on(self) -> None:
+        """Renewing counts from the moment of renewal, as often as it is done."""
+
+        async def scenario(store: QuotaStore) -> None:
+            assert await store.reserve("p", [Charge("team:a", AT_ONCE, 2)]) is None
+            for _ in range(5):
+                self.advance(self.permit_ttl_seconds * 0.9)
+                assert await store.renew("p")
+            assert await store.reserve("q", [Charge("team:a", AT_ONCE)]) is not None
+            await store.settle("p", {})
+            assert await store.reserve("r", [Charge("team:a", AT_ONCE)]) is None
+
+        self.run_with_store(scenario)
+
+
+class TeamDirectoryContract:
+    """The behaviour of a ``TeamDirectory``. Subclasses give ``make_directory``."""
+
+    def make_directory(self, teams: Mapping[str, Team]) -> TeamDirectory | Awaitable[TeamDirectory]:
+        """Return a directory that knows these teams by their tokens."""
+        raise NotImplementedError
+
+    async def close_directory(self, directory: TeamDirectory) -> None:
+        """Give back what ``make_directory`` opened."""
+
+    def run_with_directory(
+        self, teams: Mapping[str, Team], scenario: Callable[[TeamDirectory], Awaitable[None]]
+    ) -> None:
+        """Run a scenario against a directory of these teams."""
+
+        async def run() -> None:
+            made = self.make_directory(teams)
+            directory = await made if isawaitable(made) else made
+            try:
+                await scenario(directory)
+            finally:
+                await self.close_directory(directory)
+
+        asyncio.run(run())
+
+    def test_finds_each_team_by_its_token(self) -> None:
+        """Also the second time, and with several tokens for one team."""
+        team = Team("team-a", operations=["transcripts.*"], limits=[Limit("requests", 5, per="minute")])
+        teams = {"token-a": team, "token-a2": team, "token-b": Team("team-b")}
+
+        async def scenario(directory: TeamDirectory) -> None:
+            for _ in range(2):
+                for token, expected in teams.items():
+                    assert await directory.find(token) == expected
+
+        self.run_with_directory(teams, scenario)
+
+    def test_knows_no_other_token(self) -> None:
+        """Not a part, another case, or an odd text; None, and no exception."""
+
+        async def scenario(directory: TeamDirectory) -> None:
+            for token in ("token", "token-a ", "TOKEN-A", "", "tökén", "x" * 5000, "a\x00b"):
+                assert await directory.find(token) is None
+                assert await directory.find(token) is None
+
+        self.run_with_directory({"token-a": Team("team-a")}, scenario)
+
+    def test_answers_many_at_once(self) -> None:
+        """Concurrent questions do not mix up their answers."""
+        teams = {f"token-{number}": Team(f"team-{number}") for number in range(5)}
+        asked = [f"token-{number % 7}" for number in range(100)]
+
+        async def scenario(directory: TeamDirectory) -> None:
+            found = await asyncio.gather(*(directory.find(token) for token in asked))
+            assert found == [teams.get(token) for token in asked]
+
+        self.run_with_directory(teams, scenario)
+
+    def test_shows_no_token(self) -> None:
+        """A directory's repr has no token in it (invariant I2)."""
+
+        async def scenario(directory: TeamDirectory) -> None:
+            await directory.find("token-a")
+            assert "token-a" not in repr(directory)
+
+        self.run_with_directory({"token-a": Team("team-a")}, scenario)
