@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from .core.keys import UpstreamKey
-from .core.limits import Charge, Denial
-from .core.messages import RequestHead, ResponseHead
-from .core.selection import Need
-from .core.teams import Team
-from .core.verdicts import Verdict
+from keypool_asgi.core.keys import UpstreamKey
+from keypool_asgi.core.limits import Charge, Denial
+from keypool_asgi.core.messages import RequestHead, ResponseHead
+from keypool_asgi.core.resources import Page, Ref, Resource
+from keypool_asgi.core.selection import Need
+from keypool_asgi.core.teams import Team
+from keypool_asgi.core.verdicts import Verdict
 
-__all__ = ["KeySource", "Lease", "LeasingPool", "QuotaStore", "TeamDirectory", "UpstreamCall", "UpstreamClient"]
+__all__ = ["KeySource", "Lease", "LeasingPool", "QuotaStore", "ResourceStore", "TeamDirectory", "UpstreamCall", "UpstreamClient"]
 
 
 @runtime_checkable
@@ -80,6 +81,32 @@ class QuotaStore(Protocol):
 
     async def release(self, permit_id: str) -> None:
         """End a permit as if it had never been: nothing was used."""
+
+
+@runtime_checkable
+class ResourceStore(Protocol):
+    """Remembers who owns which upstream object. Every verb is atomic.
+
+    A verb that cannot be carried out raises ``StoreUnavailable``; then the request is refused (I9).
+    """
+
+    async def record(self, resource: Resource) -> None:
+        """Remember a resource. One that is known already keeps its owners, place and status: the first word stands."""
+
+    async def find(self, ref: Ref) -> Resource | None:
+        """Return a resource, or None when it is unknown, forgotten or over its retention."""
+
+    async def note(self, ref: Ref, status: str, summary: str) -> None:
+        """Write down a job's status and summary. Does nothing when the resource is unknown."""
+
+    async def forget(self, ref: Ref) -> None:
+        """Forget a resource that is deleted upstream. Its place is kept for ``CURSOR_SECONDS``."""
+
+    async def place(self, ref: Ref, team: str | None) -> tuple[float, str] | None:
+        """Return the place in lists of a team's resource (None: anybody's), a forgotten one's too; None if unknown."""
+
+    async def page(self, page: Page) -> Sequence[Resource]:
+        """Return a part of a list, newest first. Its cost depends on the part, not on what other teams own."""
 
 
 class UpstreamCall(Protocol):

@@ -126,7 +126,9 @@ class HealthPolicy:
         for setting in fields(self):
             value = getattr(self, setting.name)
             if not 0 < value < inf:
-                raise ConfigurationError(f"HealthPolicy: {setting.name} must be greater than 0, not {value!r}")
+                raise ConfigurationError(
+                    f"HealthPolicy: {setting.name} must be a finite number greater than 0, not {value!r}"
+                )
         for low, high in (
             ("cooling_first_seconds", "cooling_max_seconds"),
             ("cooling_first_seconds", "retry_after_max_seconds"),

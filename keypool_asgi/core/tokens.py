@@ -121,6 +121,3 @@ class TokenDigester:
 
     def __repr__(self) -> str:
         return f"TokenDigester({self._start.name})"
-
-
-TokenFault = NoToken

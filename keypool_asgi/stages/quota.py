@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
-from keypool_asgi.core.limits import Charge, refusal
+from keypool_asgi.core.limits import Charge, quota_exceeded
 from keypool_asgi.core.teams import Team
 from keypool_asgi.errors import StoreUnavailable
 from keypool_asgi.exchange import Exchange
@@ -41,7 +41,7 @@ class Quota(Stage):
             return
         denial = await self.quotas.reserve(exchange.request_id, charges)
         if denial is not None:
-            raise refusal(denial)
+            raise quota_exceeded(denial)
         renewal = _Renewal(self.quotas, exchange.request_id, self.renew_seconds)
         try:
             await self.app(scope, receive, send)

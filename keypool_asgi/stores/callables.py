@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar, overload
+from urllib.parse import quote
 
 from keypool_asgi.errors import Refusal, StoreUnavailable
 
@@ -88,7 +89,7 @@ def store_failed(setting: str, verb: str, error: BaseException, *, secret: str |
     Passwords in URLs are masked. A failure whose text has ``secret`` in it is neither logged nor kept beyond its type.
     """
     cause = error
-    if secret and secret in "".join(traceback.format_exception(error, limit=0)):
+    if secret and _names(error, secret):
         cause = RuntimeError(f"{type(error).__name__}, whose text is withheld because it has the caller's token in it")
     text = _URL_PASSWORD.sub("//***@", " ".join(str(cause).split()))[:300]
     log.error("%s: %s failed at %s: %s: %s", setting, verb, _place(error), type(error).__name__, text)
@@ -98,6 +99,12 @@ def store_failed(setting: str, verb: str, error: BaseException, *, secret: str |
 
 
 _URL_PASSWORD = re.compile(r"//[^/@\s]*@")
+
+
+def _names(error: BaseException, secret: str) -> bool:
+    """Whether a secret is in the text of an error or of those behind it: plain, as in a repr, or as in a URL."""
+    text = "".join(traceback.format_exception(error, limit=0))
+    return any(form in text for form in (secret, repr(secret)[1:-1], quote(secret, safe="")))
 
 
 def _place(error: BaseException) -> str:

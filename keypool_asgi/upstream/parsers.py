@@ -59,6 +59,10 @@ def load_parser(name: ParserName | None) -> ParserFactory:
     return lambda: H11Parser(h11)
 
 
+class _SurplusError(Exception):
+    """More than one response has come."""
+
+
 class _Events:
     """What httptools calls. Apart from the parser, which refers to it: no cycle, so no work for the collector."""
 
@@ -81,7 +85,9 @@ class _Events:
         self.content.append(data)
 
     def on_message_begin(self) -> None:
-        self.surplus = self.ended
+        if self.ended:  # a second response: stop, or its body would be taken for more of the first one's
+            self.surplus = True
+            raise _SurplusError
 
     def on_message_complete(self) -> None:
         self.ended = True
@@ -147,7 +153,9 @@ class H11Parser:
         event = self._next_event()
         if not isinstance(event, self._h11.Response | self._h11.InformationalResponse):
             raise ProtocolViolation("upstream's response is malformed: incomplete head", sent=True)
-        return bytes(event.reason), list(event.headers.raw_items())
+        # h11 merges lengths that are repeated or listed. What it has found valid is therefore taken as it was received.
+        fields = [line.split(b":", 1) for line in data.split(b"\r\n")[1:-2]]
+        return bytes(event.reason), [(name, value.strip(b" \t")) for name, value in fields]
 
     def chunks(self, data: bytes) -> tuple[bytes, bool, bool]:
         """Decode a piece of a chunked body."""

@@ -13,18 +13,15 @@ import asyncio
 import ssl
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
 
 from keypool_asgi.errors import ConnectFailed
 
 from .connection import Connection, Key
+from .dial import connect_socket
 from .settings import Timeouts
 from .tls import TlsSession, default_context
 
 __all__ = ["Pool"]
-
-_HAPPY_EYEBALLS_DELAY = 0.25
-"""Seconds before the next address is tried beside a silent one (RFC 8305, section 5)."""
 
 _Grant = Connection | None
 """What a waiter gets: a connection to use, or None for the right to make one."""
@@ -234,13 +231,10 @@ class Pool:
         scheme, host, port = key
         loop = asyncio.get_running_loop()
         tls = TlsSession(self._context(), host) if scheme == "https" else None
+        sock = await connect_socket(host, port)
         conn = Connection(key, tls=tls, write_timeout=self._timeouts.write, owner=self)
-        # uvloop has no happy eyeballs: it tries one address after the other.
-        delay: dict[str, Any] = (
-            {"happy_eyeballs_delay": _HAPPY_EYEBALLS_DELAY} if isinstance(loop, asyncio.BaseEventLoop) else {}
-        )
-        await loop.create_connection(lambda: conn, host, port, **delay)
         try:
+            await loop.create_connection(lambda: conn, sock=sock)
             await conn.handshake()
         except BaseException:
             conn.cut()

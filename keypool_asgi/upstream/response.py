@@ -223,12 +223,14 @@ class ResponseReader:
 
     def _take_head(self, data: bytes) -> None:
         minor, status = self._check_head(data)
+        if status == 101:
+            raise _violation("a switch of protocols that nobody asked for")
         parser = self._new_parser()
         reason, headers = parser.head(data)
         if status < 200:  # RFC 9110, section 15.2: interim responses are passed over
             self._interim += 1
-            if status == 101 or self._interim > MAX_INTERIM_RESPONSES:
-                raise _violation("unasked switch of protocols, or too many interim responses")
+            if self._interim > MAX_INTERIM_RESPONSES:
+                raise _violation("too many interim responses")
             return
         self._body, self._left, self.persistent = frame_response(self._method, minor, status, headers)
         self.ended = self._body is Body.LENGTH and self._left == 0

@@ -6,7 +6,7 @@ from math import inf, nan
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keypool_asgi.core import health as module
@@ -211,6 +211,7 @@ def histories(draw: st.DrawFn) -> tuple[Health, list[Health], float]:
     return health, out, now
 
 
+@settings(deadline=None)
 @given(histories())
 def test_nothing_is_down_for_ever(history: tuple[Health, list[Health], float]) -> None:
     health, out, now = history
@@ -223,6 +224,7 @@ def test_nothing_is_down_for_ever(history: tuple[Health, list[Health], float]) -
     assert opens_at(healed, 0) == -inf
 
 
+@settings(deadline=None)
 @given(histories(), st.sampled_from(Fault))
 def test_an_old_epoch_is_never_heard(history: tuple[Health, list[Health], float], fault: Fault) -> None:
     health, out, now = history
@@ -231,6 +233,7 @@ def test_an_old_epoch_is_never_heard(history: tuple[Health, list[Health], float]
             assert judge(health, lease, fault, now=now, policy=POLICY) is health
 
 
+@settings(deadline=None)
 @given(histories(), st.sampled_from([Fault.THROTTLED, Fault.EXHAUSTED, Fault.REJECTED]))
 def test_going_down_needs_a_fault_and_a_fault_of_now_takes_it_down(
     history: tuple[Health, list[Health], float], fault: Fault
@@ -243,6 +246,7 @@ def test_going_down_needs_a_fault_and_a_fault_of_now_takes_it_down(
     assert opens_at(down, 0) > now
 
 
+@settings(deadline=None)
 @given(histories())
 def test_health_is_data(history: tuple[Health, list[Health], float]) -> None:
     health, _, _ = history

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
@@ -140,15 +140,36 @@ def test_a_release_gives_back_what_has_not_drained():
     deny(levels, [charge(limit, 1)], 15 * SECOND)
 
 
-def test_a_release_after_idleness_gives_nothing_back_twice():
+def test_what_has_drained_is_not_given_back():
     limit = Limit("requests", 2, per="second")
     levels = {}
     [(slot, first)] = admit(levels, [charge(limit)], 0).items()
     [(_, second)] = admit(levels, [charge(limit)], 0).items()
     levels[slot] = settle(levels[slot], first, 0, 0)
-    admit(levels, [charge(limit, 2)], SECOND)
-    levels[slot] = settle(levels[slot], second, 0, SECOND)
-    deny(levels, [charge(limit)], SECOND)
+    # The second has moved up, and has drained after half a second.
+    admit(levels, [charge(limit, 2)], 3 * SECOND // 4)
+    levels[slot] = settle(levels[slot], second, 0, 3 * SECOND // 4)
+    assert deny(levels, [charge(limit)], 3 * SECOND // 4).retry_after == 0.5
+
+
+def test_a_queue_that_is_released_last_first():
+    limit = Limit("requests", 60, per="minute")
+    levels = {}
+    holds = [hold for _ in range(60) for hold in admit(levels, [charge(limit)], 0).items()]
+    for slot, hold in reversed(holds):
+        levels[slot] = settle(levels[slot], hold, 0, SECOND // 10)
+    # Each was reserved a tenth of its length ago, and no more than that can have drained.
+    admit(levels, [charge(limit, 54)], SECOND // 10)
+
+
+def test_a_hold_far_back_in_the_queue_has_not_drained():
+    limit = Limit("requests", 60, per="minute")
+    levels = {}
+    admit(levels, [charge(limit, 59)], 0)
+    [(slot, hold)] = admit(levels, [charge(limit)], 0).items()
+    levels[slot] = settle(levels[slot], hold, 0, 30 * SECOND)
+    admit(levels, [charge(limit, 31)], 30 * SECOND)
+    deny(levels, [charge(limit)], 30 * SECOND)
 
 
 def test_more_than_was_held_is_owed():
@@ -214,11 +235,12 @@ steps = st.lists(
 )
 
 
+@settings(max_examples=300)
 @given(st.integers(1, 6), steps)
 def test_what_is_kept_is_never_over_the_limit(amount, history):
     """Whatever is released in between, and whenever: the kept units alone conform to GCRA, in every window."""
     limit = Limit("requests", amount, per="second")
-    tick = SECOND // 8
+    tick = SECOND // 16
     levels: dict[Slot, Level] = {}
     open_holds: list[tuple[list[int], Slot, Hold]] = []
     admitted: list[list[int]] = []  # [time, units that were kept]

@@ -7,7 +7,7 @@ from math import inf
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keypool_asgi.core.health import Health, State
@@ -230,6 +230,7 @@ def open_at(thing: Thing, now: float) -> bool:
     return health.state is State.ACTIVE or (now >= health.until and now >= (health.probe or -inf))
 
 
+@settings(deadline=None)
 @given(st.lists(cards_of, max_size=6), needs, st.integers(0, 9))
 def test_the_choice_can_serve_and_nobody_better_could(cards: list[Card], need: Need, seed: int) -> None:
     found = choose(cards, need, NOW, Random(seed))
@@ -247,6 +248,7 @@ def test_the_choice_can_serve_and_nobody_better_could(cards: list[Card], need: N
                 assert (found.in_flight + 1) / found.key.weight <= (one.in_flight + 1) / one.key.weight
 
 
+@settings(deadline=None)
 @given(st.lists(cards_of, max_size=6), needs)
 def test_what_a_refusal_says_is_true(cards: list[Card], need: Need) -> None:
     found = choose(cards, need, NOW, Random(0))

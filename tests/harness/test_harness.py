@@ -69,6 +69,16 @@ def test_a_failed_startup_is_raised(server: str) -> None:
         pytest.fail("the server started")
 
 
+@pytest.mark.parametrize("server", SERVERS)
+def test_what_every_server_logs_reaches_the_root_logger(server: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        raise ValueError("planted")
+
+    with serve(failing, server, lifespan="off") as served:
+        assert get(served.url).startswith(b"HTTP/1.1 500")
+    assert "ValueError: planted" in caplog.text
+
+
 async def hanging(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await bare([])(scope, receive, send)

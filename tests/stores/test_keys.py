@@ -303,6 +303,29 @@ def test_refresh_does_not_take_the_answer_of_an_earlier_load() -> None:
     asyncio.run(main())
 
 
+def test_a_request_joins_a_load_that_is_running_although_the_last_one_failed() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.answer = OSError("down")
+        with pytest.raises(StoreUnavailable):
+            await bench.ensure_at(0)
+        gate = asyncio.Event()
+
+        async def slow() -> list[UpstreamKey]:
+            await gate.wait()
+            return [A]
+
+        bench.answer = slow
+        bench.now = 0.5
+        tasks = [asyncio.create_task(bench.list.refresh()), asyncio.create_task(bench.list.ensure())]
+        await settled()
+        gate.set()
+        await asyncio.gather(*tasks)
+        assert (bench.loads, bench.lists) == (2, [(A,)])
+
+    asyncio.run(main())
+
+
 def test_aclose_ends_a_running_load() -> None:
     async def main() -> None:
         bench = Bench(asyncio.Event().wait)

@@ -496,6 +496,15 @@ def test_an_operators_choice_that_raises_hurts_only_the_one_who_asked() -> None:
         await bench.pool.give_back(lease, GOOD)
         with pytest.raises(ZeroDivisionError):
             await waiting
+        broken.clear()
+        lease = await bench.pool.lease(API)
+        waiting = asyncio.create_task(bench.pool.lease(API))
+        await settled()
+        broken.append(True)
+        await bench.pool.give_back(lease, GOOD)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
         with pytest.raises(ZeroDivisionError):
             await bench.pool.lease(API)
         assert bench.pool.in_flight == 0
@@ -659,17 +668,19 @@ def test_a_waiter_goes_when_there_is_nothing_left_to_wait_for() -> None:
 
 def test_a_long_queue_costs_one_look() -> None:
     async def main() -> None:
-        bench = Bench(key("a", max_in_flight=1), wait_seconds=5)
-        lease = await bench.pool.lease(API)
-        waiting = [asyncio.create_task(bench.pool.lease(Need("api"))) for _ in range(500)]
+        bench = Bench(key("a", max_in_flight=1), key("b", max_in_flight=1), wait_seconds=5)
+        _, lease = [await bench.pool.lease(Need("api", project=project)) for project in "ab"]
+        waiting = [asyncio.create_task(bench.pool.lease(Need("api", project="ab"[n % 2]))) for n in range(500)]
         await settled()
         with patch.object(bench.pool, "_find", wraps=bench.pool._find) as looks:
             await bench.pool.give_back(lease, GOOD)
-        assert looks.call_count == 2, "one for whom the key is, and one who finds nothing"
+        await settled()
+        assert [n for n, task in enumerate(waiting) if task.done()] == [1]
+        assert looks.call_count == 3, "one for whom the key is, and one of each kind who finds nothing"
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-        assert (bench.pool.in_flight, len(bench.pool._wanted)) == (0, 0)
+        assert (bench.pool.in_flight, len(bench.pool._wanted)) == (2, 0)
 
     run(main)
 

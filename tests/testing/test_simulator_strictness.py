@@ -178,6 +178,8 @@ def test_a_field_that_may_be_forwarded(sim, field) -> None:
         ("GET /v2/transcript", "127.0.0.1"),
         ("GET http://elsewhere/v2/transcript", None),
         ("GET /v2/transcript?token=tt-team", None),
+        ("GET /v2/../v2/transcript", None),
+        ("GET /v2/%2e%2E/transcript", None),
     ],
 )
 def test_host_and_target(sim, line, host) -> None:

@@ -91,6 +91,8 @@ ACCEPTED = {
     "upgrade offered": (OK + b"Upgrade: h2\r\nConnection: upgrade\r\nContent-Length: 1\r\n\r\na", b"a", True),
     "bytes after a length": (OK + b"Content-Length: 1\r\n\r\na" + OK + b"\r\n", b"a", False),
     "bytes after chunks": (CHUNKED + b"1\r\na\r\n0\r\n\r\n" + OK + b"\r\n", b"a", False),
+    "a response after chunks": (CHUNKED + b"1\r\na\r\n0\r\n\r\n" + OK + b"Content-Length: 2\r\n\r\nno", b"a", False),
+    "chunks after chunks": (CHUNKED + b"1\r\na\r\n0\r\n\r\n" + CHUNKED + b"2\r\nno\r\n", b"a", False),
     "garbage after chunks": (CHUNKED + b"1\r\na\r\n0\r\n\r\n\x00\x01", b"a", False),
     "garbage after close": (OK + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nzz", b"a", False),  # noqa: E501
 }
@@ -153,7 +155,7 @@ REFUSED = {
     "chunk size empty": CHUNKED + b"\r\na\r\n0\r\n\r\n",
     "chunk size enormous": CHUNKED + b"f" * 30 + b"\r\na\r\n0\r\n\r\n",
     "chunk too long": CHUNKED + b"1\r\nab\r\n0\r\n\r\n",
-    "chunk size with LF": CHUNKED + b"1\na\n0\n\n",
+    "chunk size with LF": CHUNKED + b"1\na\n0\n\n\r\n",
     "trailer no field": CHUNKED + b"1\r\na\r\n0\r\nX Y\r\n\r\n",
 }
 
@@ -210,7 +212,7 @@ def test_header_bytes_are_kept(parser: str) -> None:
 
 @parsers
 def test_heads_are_bounded(parser: str) -> None:
-    fits = OK + b"X-A: " + b"a" * 954 + b"\r\nContent-Length: 0\r\n\r\n"
+    fits = OK + b"X-A: " + b"a" * 955 + b"\r\nContent-Length: 0\r\n\r\n"
     assert len(fits) == 1000
     read(parser, [fits], max_head=1000)
     for pieces in ([fits], [fits[:-1]], [fits[:500], fits[500:]]):
@@ -285,6 +287,7 @@ _POISON = st.sampled_from(
         b"Content-Length: 4\r\n", b"Content-Length: 5, 5\r\n", b"Transfer-Encoding: chunked\r\n", b"\r\n ", b"chunked",
         b"Transfer-Encoding: identity\r\n", b"Transfer_Encoding: chunked\r\n", b"0\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n",
         b"Transfer-Encoding:\x0bchunked\r\n", b"Connection: close\r\n", b"identity, ", b"HTTP/1.0", b"HTTP/1.1 101 x\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", b"0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno",
     ]
 )  # fmt: skip
 
@@ -295,14 +298,16 @@ _POISON = st.sampled_from(
     stream=responses(),
     method=st.sampled_from([b"GET", b"HEAD"]),
     cuts=st.lists(st.integers(0, 400), max_size=3),
-    edits=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 6), _POISON | st.just(b"")), min_size=1, max_size=3),
+    edits=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 6), _POISON | st.just(b"")), max_size=3),
+    surplus=st.just(b"") | _POISON | responses(),
 )
 def test_mutated_is_refused_or_understood_alike(
-    parser: str, stream: bytes, method: bytes, cuts: list[int], edits: list[tuple[int, int, bytes]]
+    parser: str, stream: bytes, method: bytes, cuts: list[int], edits: list[tuple[int, int, bytes]], surplus: bytes
 ) -> None:
     for at, deleted, inserted in edits:
         at %= len(stream) + 1
         stream = stream[:at] + inserted + stream[at + deleted :]
+    stream += surplus
     try:
         result, _ = read(parser, split(stream, cuts), method)
     except (ProtocolViolation, ConnectionBroken):

@@ -16,13 +16,17 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Handler = Callable[["Wire"], Awaitable[None]]
 
 
-def run(main: Coroutine[Any, Any, Any], *, seconds: float = 20) -> Any:
+def run(main: Coroutine[Any, Any, Any], *, seconds: float = 20, loop: str = "asyncio") -> Any:
     """Run a test on a loop of its own. The bound is there to end a hang, not to measure."""
 
     async def bounded() -> Any:
         async with asyncio.timeout(seconds):
             return await main
 
+    if loop == "uvloop":
+        import uvloop
+
+        return uvloop.run(bounded())
     return asyncio.run(bounded())
 
 
@@ -39,15 +43,22 @@ class Wire:
         head = await self.reader.readuntil(b"\r\n\r\n")
         lower = head.lower()
         if b"transfer-encoding: chunked" in lower:
-            body = b""
+            body = bytearray()
             while size := int(await self.reader.readuntil(b"\r\n"), 16):
                 body += await self.reader.readexactly(size)
                 assert await self.reader.readexactly(2) == b"\r\n"
             assert await self.reader.readexactly(2) == b"\r\n"
-            return head, body
+            return head, bytes(body)
         if b"content-length: " in lower:
             return head, await self.reader.readexactly(int(lower.split(b"content-length: ")[1].split(b"\r")[0]))
         return head, b""
+
+    async def skip(self, size: int) -> None:
+        while size:
+            data = await self.reader.read(min(size, 2**20))
+            if not data:
+                raise asyncio.IncompleteReadError(data, size)
+            size -= len(data)
 
     async def send(self, *pieces: bytes) -> None:
         for piece in pieces:

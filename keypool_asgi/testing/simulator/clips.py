@@ -9,7 +9,8 @@ import json
 import uuid
 from typing import Any
 
-from ..audio import wav_seconds
+from keypool_asgi.testing.audio import wav_seconds
+
 from . import speech
 from .values import Part, Refused, Reply, Request, json_reply
 from .world import World

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from .values import Headers
 
@@ -54,7 +54,9 @@ def _host(headers: Headers, authority: bytes) -> Iterator[str]:
 def _target(target: bytes) -> Iterator[str]:
     if not target.startswith(b"/"):
         yield f"request target {target.decode('latin-1')!r} is not in origin form"
-    query = target.partition(b"?")[2].decode("latin-1")
+    path, _, query = target.decode("latin-1").partition("?")
+    if any(unquote(segment) in (".", "..") for segment in path.split("/")):
+        yield f"request target {path!r} has dot segments"
     for name, _ in parse_qsl(query, keep_blank_values=True):
         if name == "token":
             yield "query parameter token: AssemblyAI takes it for a credential"

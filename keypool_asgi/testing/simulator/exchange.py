@@ -248,7 +248,8 @@ class Exchange:
 
     def _look(self, head: h11.Request) -> Request:
         path, _, query = head.target.decode("latin-1").partition("?")
-        region, service, rest = routes.locate(unquote(path))
+        # An encoded slash does not separate segments; no route has one.
+        region, service, rest = routes.locate(path if "%2f" in path.lower() else unquote(path))
         return Request(
             number=self._server.recorder.next_number(),
             service=service,

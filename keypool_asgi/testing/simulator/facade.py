@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 import uuid
@@ -13,6 +12,7 @@ from typing import Literal
 from .faults import Fault, Rule, Rules
 from .records import Recorded, Recorder
 from .routes import REGIONS, SERVICES
+from .runner import Runner
 from .server import Server, Settings
 from .values import Service
 from .world import Account, BillLine, ForeignRequest, Key, Project, Throttle, Token, Transcript, Upload, World
@@ -40,7 +40,7 @@ class Simulator:
         stream_interval: seconds between two pieces of a streamed reply (chat completions, speech).
         clock: returns Unix time in seconds.
         keep_requests: how many records are kept; None keeps all.
-        settings: conduct of the server, see ``Settings``: ``keep_body``, ``keep_alive``, ``compress``, ``chunked``.
+        keep_body, keep_alive, compress, chunked: conduct of the server, see ``Settings``.
     """
 
     def __init__(
@@ -55,21 +55,23 @@ class Simulator:
         stream_interval: float = 0.01,
         clock: Callable[[], float] = time.time,
         keep_requests: int | None = None,
-        **settings: float | bool,
+        keep_body: int = 65_536,
+        keep_alive: float = 60.0,
+        compress: bool = False,
+        chunked: bool = False,
     ) -> None:
-        self._host, self._port = host, port
         self._lock = threading.RLock()
         self._world = World(completes_after_polls, processing_seconds, external_audio_seconds, stream_interval)
         self._rules = Rules()
         self._recorder = Recorder(keep_requests)
-        self.settings = Settings(clock, **settings)  # type: ignore[arg-type]
-        self._server: Server | None = None
-        self._thread: threading.Thread | None = None
-        self._stopping: asyncio.Event | None = None
+        self.settings = Settings(clock, keep_body, keep_alive, compress, chunked)
+        self._runner = Runner(self._make_server, host=host, port=port)
         for secret, place in ({DEFAULT_KEY: "account-1/project-1"} if keys is None else keys).items():
             account, _, project = place.partition("/")
-            self._account(account)
-            self._project(project, account)
+            if account not in self._world.accounts:
+                self.add_account(account)
+            if project not in self._world.projects:
+                self.add_project(project, account=account)
             self.add_key(secret, project=project)
 
     # Starting and stopping
@@ -86,35 +88,16 @@ class Simulator:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[dict[Service, str]]:
         """Run in the current event loop; yields ``origins``."""
-        server = await self._listen()
-        try:
+        async with self._runner.serving():
             yield self.origins
-        finally:
-            self._server = None
-            await server.stop()
 
     def start(self) -> None:
         """Start in a thread with an event loop of its own; returns when it listens."""
-        if self._server is not None or self._thread is not None:
-            raise RuntimeError("the simulator is running already")
-        ready = threading.Event()
-        failures: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, args=(ready, failures), name="simulator", daemon=True)
-        self._thread.start()
-        ready.wait()
-        if failures:
-            self._thread.join()
-            self._thread = None
-            raise failures[0]
+        self._runner.start()
 
     def stop(self) -> None:
         """Stop the thread; connections are cut. Idempotent."""
-        server, thread, stopping = self._server, self._thread, self._stopping
-        if thread is None or server is None or stopping is None:
-            return
-        server.loop.call_soon_threadsafe(stopping.set)
-        thread.join()
-        self._thread = self._stopping = None
+        self._runner.stop()
 
     @property
     def url(self) -> str:
@@ -128,7 +111,7 @@ class Simulator:
 
     def origins_in(self, region: str) -> dict[Service, str]:
         """Return the base URL of each service in a region (``us`` or ``eu``)."""
-        server = self._live()
+        server = self._runner.server
         return {service: server.base(service, region) for service in SERVICES}
 
     # Accounts, projects and keys
@@ -350,47 +333,14 @@ class Simulator:
 
     def close_idle(self) -> None:
         """Close the connections that are between two requests, as a server may do at any time."""
-        self._live().close_idle()
+        self._runner.server.close_idle()
 
     def release(self) -> None:
         """Let every stalled exchange go on."""
-        self._live().gate.open()
+        self._runner.server.gate.open()
 
-    def _live(self) -> Server:
-        if self._server is None:
-            raise RuntimeError("the simulator is not running: use running(), serving() or start()")
-        return self._server
-
-    async def _listen(self) -> Server:
-        server = Server(
-            self._world, settings=self.settings, recorder=self._recorder, rules=self._rules, lock=self._lock
-        )
-        self._port = await server.start(self._host, self._port)
-        self._server = server
-        return server
-
-    def _run(self, ready: threading.Event, failures: list[BaseException]) -> None:
-        try:
-            with asyncio.Runner() as runner:
-                runner.run(self._serve(ready))
-        except BaseException as error:  # noqa: BLE001 # it is raised again in the thread that called start()
-            failures.append(error)
-        finally:
-            ready.set()
-
-    async def _serve(self, ready: threading.Event) -> None:
-        self._stopping = asyncio.Event()
-        async with self.serving():
-            ready.set()
-            await self._stopping.wait()
-
-    def _account(self, name: str) -> None:
-        if name not in self._world.accounts:
-            self.add_account(name)
-
-    def _project(self, name: str, account: str) -> None:
-        if name not in self._world.projects:
-            self.add_project(name, account=account)
+    def _make_server(self) -> Server:
+        return Server(self._world, settings=self.settings, recorder=self._recorder, rules=self._rules, lock=self._lock)
 
     @staticmethod
     def _new(name: str, known: Mapping[str, object]) -> None:

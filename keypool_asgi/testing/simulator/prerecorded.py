@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from ..audio import wav_seconds
+from keypool_asgi.testing.audio import wav_seconds
+
 from . import speech
 from .values import Refused, Reply, Request, json_reply
 from .world import UPLOAD_BASE, Transcript, Upload, World

@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 
-from ..audio import tone_wav
+from keypool_asgi.testing.audio import tone_wav
+
 from .values import Headers, Refused, Reply, Request
 from .world import World
 
