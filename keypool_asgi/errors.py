@@ -180,6 +180,15 @@ class UpstreamFailed(Refusal):
 
     code = "UPSTREAM_FAILED"
 
+    @classmethod
+    def because(cls, error: UpstreamError) -> UpstreamFailed:
+        """Say to the caller what kind of failure it was, and no more."""
+        if isinstance(error, ConnectFailed):
+            return cls("AssemblyAI could not be reached. Try again later.")
+        if isinstance(error, UpstreamTimeout):
+            return cls("AssemblyAI did not answer in time.")
+        return cls("AssemblyAI broke off the connection, or its answer was not valid HTTP.")
+
 
 class NoAvailableKeys(Refusal):
     """No key of the pool can serve this request now."""
@@ -225,9 +234,13 @@ def render(refusal: Refusal, request_id: str) -> tuple[int, list[tuple[bytes, by
     """Render a refusal as ``(status, header fields, body)``.
 
     The body is ``{"error": sentence, "code": CODE, "request_id": id}``; ``error`` is a string because every
-    official SDK shows it then. ``Retry-After`` is in whole seconds, rounded up (RFC 9110, section 10.2.3).
+    official SDK shows it then. A 404 has no ``request_id`` in the body, only in ``X-Request-Id``: two of them must not differ
+    in a byte, whether a resource is somebody else's or nobody's (I3). ``Retry-After`` is in whole seconds, rounded up (RFC 9110, section 10.2.3).
     """
-    body = json.dumps({"error": refusal.sentence, "code": refusal.code, "request_id": request_id}).encode()
+    fields = {"error": refusal.sentence, "code": refusal.code}
+    if refusal.status != 404:
+        fields["request_id"] = request_id
+    body = json.dumps(fields).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

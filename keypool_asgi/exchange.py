@@ -81,6 +81,7 @@ class Exchange:
         team: who asks. Written by auth.
         token: what it presented. Written by auth.
         attempt: the try that is going on. Set by the key selector, anew for each.
+        project: the project that owns what the request names; its keys alone can serve. None: any. Set by ownership.
         refused: code of our own refusal, when there was one.
         reached_upstream: whether a byte of the request may have reached upstream. Set by the forwarder.
     """
@@ -91,6 +92,7 @@ class Exchange:
     ids: dict[str, str]
     framing: Framing
     own_base: str
+    project: str | None = field(default=None, init=False)
     refused: str | None = field(default=None, init=False)
     reached_upstream: bool = field(default=False, init=False)
     attempts: list[Attempt] = field(default_factory=list, init=False)

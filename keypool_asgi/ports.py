@@ -58,6 +58,9 @@ class LeasingPool(Protocol):
     async def give_back(self, lease: Lease, verdict: Verdict) -> None:
         """Take a key back. Repeating it changes nothing."""
 
+    def projects(self) -> Sequence[str]:
+        """The projects of the keys that are listed now, each once, in the order of the list."""
+
 
 @runtime_checkable
 class QuotaStore(Protocol):

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 from keypool_asgi.errors import ConfigurationError
 from .messages import Headers
+from .ownership import Creates, Names
 
 __all__ = ["Condition", "Match", "Operation", "OperationTable"]
 
@@ -52,7 +53,9 @@ class Operation:
         bearer: whether upstream wants the key as ``Bearer``; else it goes raw into ``Authorization``.
         anonymous: answered 200 by ourselves when no token is presented: a warm-up that some clients send bare.
         content_type: what the request body is when the caller does not say.
-        rewrites_links: whether the JSON answer holds absolute links to upstream that must lead to us instead.
+        names: where a request names resources, which the team must own.
+        creates: what a successful answer creates, which the team then owns.
+        deletes: whether a successful answer means that the named resource is no more.
         gone: what to use instead of a retired endpoint; such a row is never forwarded.
     """
 
@@ -65,7 +68,9 @@ class Operation:
     bearer: bool = False
     anonymous: bool = False
     content_type: bytes | None = None
-    rewrites_links: bool = False
+    names: tuple[Names, ...] = ()
+    creates: Creates | None = None
+    deletes: bool = False
     gone: str | None = None
 
     @property
@@ -104,6 +109,7 @@ class OperationTable:
 
     def __init__(self, operations: Iterable[Operation]) -> None:
         self.operations = tuple(operations)
+        self._by_name = {operation.name: operation for operation in reversed(self.operations)}
         self._root = _Node()
         for operation in self.operations:
             rows = self._node_for(operation.path).rows.setdefault(operation.method, [])
@@ -122,6 +128,14 @@ class OperationTable:
             else:
                 node = node.parameter[1]
         return node
+
+    def named(self, name: str) -> Operation:
+        """Return the first row of a name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._by_name[name]
 
     def find(self, method: str, path: str, headers: Headers, query: bytes) -> Match | None:
         """Return what a request asks for, or None when that is not in the table.

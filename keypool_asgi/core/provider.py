@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keypool_asgi.errors import ConfigurationError
 from .keys import UpstreamKey
+from .listing import ListRules
 from .messages import Headers, Origin
 from .operations import Operation, OperationTable
+from .ownership import ResourceRules
 from .verdicts import Verdict
 
 __all__ = ["OriginOverrides", "Provider"]
@@ -20,8 +22,6 @@ JudgeAnswer = Callable[[Operation, int, Headers, bytes, float], Verdict]
 """Operation, status, header fields, beginning of the body and Unix time to a verdict on the key."""
 
 RewriteLinks = Callable[[bytes, str, str], bytes]
-"""JSON body, upstream base and own base to the body with links that stay on our base."""
-
 
 @dataclass(frozen=True, slots=True)
 class Provider:
@@ -33,7 +33,9 @@ class Provider:
         origins: base of each service by region, as ``origins[region][service]``.
         suspicious: statuses that may be the key's fault, so that their body's beginning is read before judging.
         judge: what an answer says about the key that it was made with.
-        rewrite_links: see ``Operation.rewrites_links``.
+        rewrite_links: lets the absolute links of an answer lead to us; JSON body, upstream base and own base to body.
+        resources: how its resources are named and described.
+        lists: how its lists look.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Provider:
     suspicious: frozenset[int]
     judge: JudgeAnswer
     rewrite_links: RewriteLinks
+    resources: ResourceRules
+    lists: ListRules
 
     def with_origins(self, overrides: OriginOverrides | None) -> Provider:
         """Return this provider with some services elsewhere, such as on a simulator or a private gateway.
@@ -61,7 +65,7 @@ class Provider:
                 if region not in origins:
                     raise ConfigurationError(f"origins: unknown region {region!r}; there are {', '.join(sorted(origins))}")
                 origins[region][service] = Origin.parse(url)
-        return Provider(self.name, self.table, origins, self.suspicious, self.judge, self.rewrite_links)
+        return replace(self, origins=origins)
 
     def check_key(self, key: UpstreamKey) -> None:
         """Raise ConfigurationError when a key's region has no hosts here."""

@@ -9,8 +9,8 @@ from .operations import Operation
 
 __all__ = ["upstream_request"]
 
-# A list whose links are to be rewritten must come in plain text.
-_REPLACED_FOR_LINKS = frozenset({b"accept-encoding"})
+# An answer that creates something is read before it is passed on, so it must come in plain text.
+_REPLACED_FOR_READING = frozenset({b"accept-encoding"})
 
 
 def upstream_request(
@@ -49,7 +49,7 @@ def upstream_request(
     if kept_query:
         target += b"?" + kept_query
     fields = [(b"host", origin.authority), (b"authorization", _credential(operation, key))]
-    replaced = _REPLACED_FOR_LINKS if operation.rewrites_links else frozenset()
+    replaced = _REPLACED_FOR_READING if operation.creates else frozenset()
     fields += upstream_fields(headers, token=secret_token, replaced=replaced)
     fields += _own_fields(method, operation, framing, fields, via)
     return RequestHead(method.encode("ascii"), origin, target, fields, operation.patience)
@@ -73,7 +73,7 @@ def _own_fields(
     elif framing.length or method in ("POST", "PUT", "PATCH"):
         # A method with a meaning for bodies says so when there is none (RFC 9110, section 8.6).
         own.append((b"content-length", str(framing.length or 0).encode("ascii")))
-    if operation.rewrites_links:
+    if operation.creates:
         own.append((b"accept-encoding", b"identity"))
     if via is not None:
         own.append((b"via", b"1.1 " + via))

@@ -16,7 +16,7 @@ from keypool_asgi.core.headers import downstream_fields
 from keypool_asgi.core.messages import RequestHead, ResponseHead
 from keypool_asgi.core.provider import Provider
 from keypool_asgi.core.requests import upstream_request
-from keypool_asgi.errors import BodyTooLarge, ConnectFailed, ProtocolViolation, UpstreamError, UpstreamFailed, UpstreamTimeout
+from keypool_asgi.errors import BodyTooLarge, UpstreamError, UpstreamFailed
 from keypool_asgi.exchange import Exchange
 from keypool_asgi.ports import UpstreamCall, UpstreamClient
 
@@ -41,7 +41,6 @@ class Forwarder(Stage):
         via: how we announce ourselves to upstream in ``Via``, None for not at all. Nothing about the caller is
             announced: no ``Forwarded``, no ``X-Forwarded-*``.
         max_body_bytes: longest request body that is passed on, in bytes.
-        max_list_bytes: longest answer whose links are rewritten, in bytes; a longer one is an upstream failure.
     """
 
     def __init__(
@@ -52,14 +51,12 @@ class Forwarder(Stage):
         provider: Provider,
         via: str | None = "keypool-asgi",
         max_body_bytes: int = 5 * 1024**3,
-        max_list_bytes: int = 8 * 1024**2,
     ) -> None:
         super().__init__(app)
         self.client = client
         self.provider = provider
         self.via = via.encode("ascii") if via else None
         self.max_body_bytes = max_body_bytes
-        self.max_list_bytes = max_list_bytes
 
     async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward, unless this is a WebSocket session."""
@@ -73,7 +70,7 @@ class Forwarder(Stage):
             exchange.attempt.failure = error
             logger.warning("request %s: upstream failed: %s", exchange.request_id, error)
             if not passage.started:
-                raise UpstreamFailed(_sentence(error)) from error
+                raise UpstreamFailed.because(error) from error
             # To return without the end of the answer makes every server cut the connection, without a traceback.
 
     def _request(self, exchange: Exchange, scope: Scope) -> RequestHead:
@@ -90,14 +87,6 @@ class Forwarder(Stage):
             token=exchange.token.reveal(),
             via=self.via,
         )
-
-
-def _sentence(error: UpstreamError) -> str:
-    if isinstance(error, ConnectFailed):
-        return "AssemblyAI could not be reached. Try again later."
-    if isinstance(error, UpstreamTimeout):
-        return "AssemblyAI did not answer in time."
-    return "AssemblyAI broke off the connection, or its answer was not valid HTTP."
 
 
 class _Passage:
@@ -174,10 +163,7 @@ class _Passage:
             head = await call.head()
             if head.status >= 400:
                 self.writing = False
-            if self.exchange.operation.rewrites_links and head.status == 200:
-                await self._send_list(call, head)
-            else:
-                await self._stream(call, head, reading)
+            await self._stream(call, head, reading)
         finally:
             call.close()
         await _stopped(reading)
@@ -190,25 +176,6 @@ class _Passage:
             if not more:
                 await _stopped(reading)
             await self.send({"type": "http.response.body", "body": data, "more_body": more})
-
-    async def _send_list(self, call: UpstreamCall, head: ResponseHead) -> None:
-        """Read a whole list and send it with links that lead to us."""
-        body = await self._whole(call)
-        base = str(self.request.origin)
-        body = self.forwarder.provider.rewrite_links(body, base, self.exchange.own_base)
-        fields = [field for field in downstream_fields(head.status, head.headers) if field[0] != b"content-length"]
-        await self._start(head.status, [*fields, (b"content-length", str(len(body)).encode("ascii"))])
-        await self.send({"type": "http.response.body", "body": body})
-
-    async def _whole(self, call: UpstreamCall) -> bytes:
-        pieces, size, more = [], 0, True
-        while more:
-            data, more = await call.read()
-            pieces.append(data)
-            size += len(data)
-            if size > self.forwarder.max_list_bytes:
-                raise ProtocolViolation("the list is longer than max_list_bytes", sent=True)
-        return b"".join(pieces)
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.started = True

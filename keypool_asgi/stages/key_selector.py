@@ -134,6 +134,7 @@ class _Walk:
         return Need(
             service=exchange.operation.service,
             regions=exchange.team.regions,
+            project=exchange.project,
             tried=self.tried,
             proven=length is None or length > self.selector.peek_bytes,
         )

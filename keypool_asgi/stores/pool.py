@@ -128,6 +128,10 @@ class Pool:
         """Leases that are out, over all keys."""
         return self._in_flight
 
+    def projects(self) -> tuple[str, ...]:
+        """The projects of the keys that are listed now, each once, in the order of the list."""
+        return tuple(dict.fromkeys(key.project for key in self.snapshot() if key.listed))
+
     def snapshot(self) -> tuple[KeySnapshot, ...]:
         """Every key as it stands now, in the order of the list; removed ones that still have leases at the end."""
         return self._roster.snapshot(self._clock())

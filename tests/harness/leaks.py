@@ -259,7 +259,7 @@ class SimulatorWatch:
         self._set(*self._originals)
 
     def _set(self, init: Any, forget: Any) -> None:
-        self.simulator_class.__init__ = init  # type: ignore[misc]
+        self.simulator_class.__init__ = init
         self.simulator_class.forget = forget
 
     def look(self) -> None:

@@ -226,8 +226,8 @@ async def _hypercorn(app: Any, options: _Options) -> AsyncIterator[int]:
     config.bind = [f"fd://{sock.dup().detach()}"]  # hypercorn closes the one that it is given
     config.root_path = options.root_path
     config.graceful_timeout = GRACE_SECONDS
-    config.certfile = options.certificate and str(options.certificate)
-    config.keyfile = options.key and str(options.key)
+    if options.certificate and options.key:
+        config.certfile, config.keyfile = str(options.certificate), str(options.key)
     config.errorlog = logging.getLogger("hypercorn.error")
     for name, value in options.more.items():
         setattr(config, name, value)

@@ -7,8 +7,19 @@ from keypool_asgi.core.provider import Provider
 from .answers import SUSPICIOUS, judge
 from .hosts import ORIGINS
 from .links import rewrite_links
+from .lists import LIST_RULES
 from .operations import OPERATIONS
+from .resources import RESOURCE_RULES
 
 __all__ = ["ASSEMBLYAI"]
 
-ASSEMBLYAI = Provider("assemblyai", OperationTable(OPERATIONS), ORIGINS, SUSPICIOUS, judge, rewrite_links)
+ASSEMBLYAI = Provider(
+    name="assemblyai",
+    table=OperationTable(OPERATIONS),
+    origins=ORIGINS,
+    suspicious=SUSPICIOUS,
+    judge=judge,
+    rewrite_links=rewrite_links,
+    resources=RESOURCE_RULES,
+    lists=LIST_RULES,
+)

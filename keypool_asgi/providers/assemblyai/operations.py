@@ -8,6 +8,7 @@ and agents' do not; the token service's requests name a ``product`` and agents' 
 from __future__ import annotations
 
 from keypool_asgi.core.operations import SOCKET, Condition, Operation
+from keypool_asgi.core.ownership import Creates, Names
 
 __all__ = ["OPERATIONS"]
 
@@ -31,16 +32,38 @@ _NAMES_VOICE = Condition(query=frozenset({"voice_id", "word_boundaries", "model_
 _NAMES_PRODUCT = Condition(query=frozenset({"product"}))
 
 
-def _row(name: str, method: str, path: str, service: str = "api", **rest: object) -> Operation:
-    return Operation(name=name, method=method, path=path, service=service, **rest)  # type: ignore[arg-type]
+_IN_PATH = {
+    "{transcript_id}": Names("transcript", "transcript_id"),
+    "{agent_id}": Names("agent", "agent_id"),
+    "{subscription_id}": Names("webhook_subscription", "subscription_id"),
+}
+_RECORDING = (Names("upload", "audio_url", in_body=True),)
+_TRANSCRIPT = (Names("transcript", "transcript_id", in_body=True),)
+_AGENT = (Names("agent", "agent_id", in_body=True),)
+_VOICE = (Names("voice", "voice_id", in_body=True),)
+_TOKEN = Creates("token", "token")
+
+
+def _row(
+    name: str, method: str, path: str, service: str = "api", *, names: tuple[Names, ...] = (), **rest: object
+) -> Operation:
+    names += tuple(named for parameter, named in _IN_PATH.items() if parameter in path)
+    return Operation(name=name, method=method, path=path, service=service, names=names, **rest)  # type: ignore[arg-type]
 
 
 _PRE_RECORDED = (
-    _row("uploads.create", "POST", "/v2/upload", patience=120.0, content_type=b"application/octet-stream"),
-    _row("transcripts.create", "POST", "/v2/transcript"),
-    _row("transcripts.list", "GET", "/v2/transcript", rewrites_links=True),
+    _row(
+        "uploads.create",
+        "POST",
+        "/v2/upload",
+        patience=120.0,
+        content_type=b"application/octet-stream",
+        creates=Creates("upload", "upload_url"),
+    ),
+    _row("transcripts.create", "POST", "/v2/transcript", names=_RECORDING, creates=Creates("transcript", "id")),
+    _row("transcripts.list", "GET", "/v2/transcript"),
     _row("transcripts.get", "GET", "/v2/transcript/{transcript_id}"),
-    _row("transcripts.delete", "DELETE", "/v2/transcript/{transcript_id}"),
+    _row("transcripts.delete", "DELETE", "/v2/transcript/{transcript_id}", deletes=True),
     _row("transcripts.sentences", "GET", "/v2/transcript/{transcript_id}/sentences"),
     _row("transcripts.paragraphs", "GET", "/v2/transcript/{transcript_id}/paragraphs"),
     _row("transcripts.srt", "GET", "/v2/transcript/{transcript_id}/srt"),
@@ -50,15 +73,20 @@ _PRE_RECORDED = (
 )
 
 _STREAMING = (
-    _row("streaming.token", "GET", "/v3/token", "streaming"),
+    _row("streaming.token", "GET", "/v3/token", "streaming", creates=_TOKEN),
     _row("streaming.session", SOCKET, "/v3/ws", "streaming"),
 )
 
 _LLM_GATEWAY = (
     _row("llm.models", "GET", "/v1/models", "llm_gateway"),
-    _row("llm.chat", "POST", "/v1/chat/completions", "llm_gateway", patience=_LLM_PATIENCE),
-    _row("llm.understanding", "POST", "/v1/understanding", "llm_gateway", patience=_LLM_PATIENCE),
-    _row("llm.understanding_validate", "POST", "/v1/understanding/validate", "llm_gateway", patience=_LLM_PATIENCE),
+    _row("llm.chat", "POST", "/v1/chat/completions", "llm_gateway", patience=_LLM_PATIENCE, names=_TRANSCRIPT),
+    *(
+        _row(name, "POST", path, "llm_gateway", patience=_LLM_PATIENCE, names=_TRANSCRIPT)
+        for name, path in (
+            ("llm.understanding", "/v1/understanding"),
+            ("llm.understanding_validate", "/v1/understanding/validate"),
+        )
+    ),
 )
 
 _SYNC = tuple(
@@ -81,29 +109,44 @@ _DICTATION = (
 )
 
 _TOKEN_SERVICE = (
-    _row("tokens.create", "GET", "/v1/token", "token", condition=_NAMES_PRODUCT),
-    _row("tokens.create", "POST", "/v1/token", "token"),
+    _row("tokens.create", "GET", "/v1/token", "token", condition=_NAMES_PRODUCT, creates=_TOKEN),
+    _row("tokens.create", "POST", "/v1/token", "token", creates=_TOKEN),
 )
 
 _SPEECH = (
-    _row("speech.create", "POST", "/v1/speech", "tts", patience=_SPEECH_PATIENCE),
+    _row("speech.create", "POST", "/v1/speech", "tts", patience=_SPEECH_PATIENCE, names=_VOICE),
     _row("speech.session", SOCKET, "/v1/ws", "tts", condition=_NAMES_VOICE),
 )
 
+
+def _agents_row(name: str, method: str, path: str, **rest: object) -> Operation:
+    """Agents document ``Bearer``, alone among the services."""
+    return _row(name, method, path, "agents", bearer=True, **rest)  # type: ignore[arg-type]
+
+
+_SUBSCRIPTIONS = "/v1/webhook-subscriptions"
+_SUBSCRIPTION = "/v1/webhook-subscriptions/{subscription_id}"
+
 _AGENTS = (
-    _row("agents.session", SOCKET, "/v1/ws", "agents", bearer=True),
-    _row("agents.token", "GET", "/v1/token", "agents", bearer=True),
-    _row("agents.create", "POST", "/v1/agents", "agents", bearer=True),
-    _row("agents.list", "GET", "/v1/agents", "agents", bearer=True),
-    _row("agents.get", "GET", "/v1/agents/{agent_id}", "agents", bearer=True),
-    _row("agents.update", "PUT", "/v1/agents/{agent_id}", "agents", bearer=True),
-    _row("agents.delete", "DELETE", "/v1/agents/{agent_id}", "agents", bearer=True),
-    _row("voices.list", "GET", "/v1/voices", "agents", bearer=True),
-    _row("webhook_subscriptions.create", "POST", "/v1/webhook-subscriptions", "agents", bearer=True),
-    _row("webhook_subscriptions.list", "GET", "/v1/webhook-subscriptions", "agents", bearer=True),
-    _row("webhook_subscriptions.get", "GET", "/v1/webhook-subscriptions/{subscription_id}", "agents", bearer=True),
-    _row("webhook_subscriptions.update", "PUT", "/v1/webhook-subscriptions/{subscription_id}", "agents", bearer=True),
-    _row("webhook_subscriptions.delete", "DELETE", "/v1/webhook-subscriptions/{subscription_id}", "agents", bearer=True),
+    _agents_row("agents.session", SOCKET, "/v1/ws"),
+    _agents_row("agents.token", "GET", "/v1/token", creates=_TOKEN),
+    _agents_row("agents.create", "POST", "/v1/agents", creates=Creates("agent", "id")),
+    _agents_row("agents.list", "GET", "/v1/agents"),
+    _agents_row("agents.get", "GET", "/v1/agents/{agent_id}"),
+    _agents_row("agents.update", "PUT", "/v1/agents/{agent_id}"),
+    _agents_row("agents.delete", "DELETE", "/v1/agents/{agent_id}", deletes=True),
+    _agents_row("voices.list", "GET", "/v1/voices"),
+    _agents_row(
+        "webhook_subscriptions.create",
+        "POST",
+        _SUBSCRIPTIONS,
+        names=_AGENT,
+        creates=Creates("webhook_subscription", "id"),
+    ),
+    _agents_row("webhook_subscriptions.list", "GET", _SUBSCRIPTIONS),
+    _agents_row("webhook_subscriptions.get", "GET", _SUBSCRIPTION),
+    _agents_row("webhook_subscriptions.update", "PUT", _SUBSCRIPTION, names=_AGENT),
+    _agents_row("webhook_subscriptions.delete", "DELETE", _SUBSCRIPTION, deletes=True),
 )
 
 _RETIRED = (

@@ -1,0 +1,1 @@
+"""Runnable examples: ``fastapi_app``, ``litestar_app``, and the demo, ``python -m examples.demo``."""

@@ -1,0 +1,49 @@
+"""The notes service with the pool around it.
+
+::
+
+    python -m examples.fastapi_app.manage init
+    uvicorn --factory examples.fastapi_app.app:create_app
+
+Every request below ``/v1/assemblyai`` is the pool's; every other one is the notes service's, as before.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from fastapi import FastAPI
+
+from keypool_asgi import KeyPoolMiddleware
+
+from . import notes
+from .store import Store
+
+__all__ = ["create_app"]
+
+
+def create_app(store: Store | None = None, **settings: Any) -> FastAPI:
+    """Build the app.
+
+    Args:
+        store: where the keys and teams are. None: the file that ``KEYPOOL_DB`` names (``keypool.db``), with the pepper
+            in ``KEYPOOL_PEPPER``.
+        settings: of ``KeyPoolMiddleware``, beside ``keys`` and ``teams``. They go before the environment:
+            ``KEYPOOL_TTL_SECONDS`` is how old the keys and teams may become before the file is asked again (60), and
+            ``KEYPOOL_API_ORIGIN`` is another base URL than AssemblyAI's, such as a simulator's.
+    """
+    store = store or Store.from_environment()
+    app = FastAPI(title="Meeting notes")
+    app.state.book = notes.Book()
+    app.include_router(notes.router)
+    app.add_middleware(KeyPoolMiddleware, keys=store.keys, teams=store.team, **(_environment() | settings))
+    return app
+
+
+def _environment() -> dict[str, Any]:
+    ttl = float(os.environ.get("KEYPOOL_TTL_SECONDS", "60"))
+    settings: dict[str, Any] = {"keys_ttl_seconds": ttl, "teams_ttl_seconds": ttl}
+    if origin := os.environ.get("KEYPOOL_API_ORIGIN"):
+        settings["origins"] = {"api": origin}
+    return settings

@@ -1,0 +1,132 @@
+"""Ownership: which resources a request names, and what an answer creates. Pure."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from keypool_asgi.errors import BadRequest, NotFound
+
+from .messages import Headers
+from .resources import Ref, Resource
+
+__all__ = [
+    "NO_SUCH_RESOURCE",
+    "Creates",
+    "Names",
+    "ResourceRules",
+    "check_owner",
+    "decoded_json",
+    "named_values",
+    "owner_project",
+]
+
+NO_SUCH_RESOURCE = "Not found: there is no such resource, or it is not this team's."
+"""One sentence for both, so that nobody can tell "not yours" from "does not exist" (invariant I3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """A place in a request that names a resource.
+
+    Attributes:
+        kind: of which resource.
+        field: name of the path parameter, or of the JSON body's top-level member.
+        in_body: whether it is in the body rather than in the path.
+    """
+
+    kind: str
+    field: str
+    in_body: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Creates:
+    """What a successful answer creates: the kind, and the top-level member of the JSON body that identifies it."""
+
+    kind: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceRules:
+    """What a provider knows about its resources.
+
+    Attributes:
+        refer: kind and identifying text to a reference; different spellings of one resource give one reference.
+        is_known: whether a reference that nobody owns must be refused; False for what may lie elsewhere (a recording's
+            URL on somebody's own server).
+        describe: kind and JSON object to last status and summary for lists.
+        says_gone: status and beginning of the body to whether upstream says that a named resource does not exist.
+        safe_reads: kind to the operation (a GET), and its path parameter, that finds out whether a project has it.
+    """
+
+    refer: Callable[[str, str], Ref]
+    is_known: Callable[[Ref], bool]
+    describe: Callable[[str, dict[str, Any]], tuple[str | None, str]]
+    says_gone: Callable[[int, bytes], bool]
+    safe_reads: dict[str, tuple[str, str]]
+
+
+def named_values(body: bytes, fields: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the texts that top-level members of a JSON object have, as pairs of member and text.
+
+    A member that stands twice gives both texts: servers differ in which they take, and a request must not be checked by
+    one and served by the other.
+
+    Raises:
+        BadRequest: the body is not a JSON object in UTF-8.
+    """
+    wanted = frozenset(fields)
+    try:
+        members = json.loads(body.decode("utf-8"), object_pairs_hook=_Members)
+    except (ValueError, RecursionError):
+        raise BadRequest("The request body is not valid JSON in UTF-8.") from None
+    if not isinstance(members, _Members):
+        raise BadRequest("The request body is not a JSON object.")
+    return [(name, value) for name, value in members if name in wanted and isinstance(value, str)]
+
+
+class _Members(list[tuple[str, Any]]):
+    """The members of a JSON object in order, duplicates kept."""
+
+
+def owner_project(owners: Iterable[Resource]) -> str | None:
+    """Return the project that owns all of these, None when there are none.
+
+    Raises:
+        BadRequest: they belong to different projects, so that no key can serve the request.
+    """
+    projects = {owner.project for owner in owners}
+    if len(projects) > 1:
+        raise BadRequest("The request names resources of different projects, which no key can use together.")
+    return projects.pop() if projects else None
+
+
+def decoded_json(headers: Headers, body: bytes) -> dict[str, Any] | None:
+    """Return the JSON object of an answer, or None when it is not one that can be read."""
+    encoding = next((value.strip().lower() for name, value in headers if name == b"content-encoding"), b"identity")
+    try:
+        if encoding == b"gzip":
+            body = gzip.decompress(body)
+        elif encoding == b"deflate":
+            body = zlib.decompress(body)
+        found = json.loads(body)
+    except (ValueError, OSError, EOFError, zlib.error):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def check_owner(resource: Resource | None, team: str, *, shared: bool) -> Resource:
+    """Return a resource that the team may use.
+
+    Raises:
+        NotFound: it is unknown, or another team's and not ``shared``.
+    """
+    if resource is None or (resource.team != team and not shared):
+        raise NotFound(NO_SUCH_RESOURCE)
+    return resource
