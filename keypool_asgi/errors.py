@@ -4,6 +4,7 @@
 
     KeyPoolError
     ├── ConfigurationError        bad settings; raised while the stack is built, never to a caller
+    ├── AdoptionFailed            a project's existing resources could not be listed
     ├── MissingStage              a stage was composed without the one that it needs
     ├── UpstreamError             what the upstream connection reports; the forwarder turns it into UpstreamFailed
     │   ├── ConnectFailed         the request never left: no connection could be made
@@ -35,6 +36,7 @@ from typing import ClassVar, NamedTuple
 
 __all__ = [
     "ERROR_TABLE",
+    "AdoptionFailed",
     "BadRequest",
     "BodyTooLarge",
     "ConfigurationError",
@@ -66,6 +68,10 @@ class KeyPoolError(Exception):
 
 class ConfigurationError(KeyPoolError, ValueError):
     """A setting is missing or wrong; the message names the setting."""
+
+
+class AdoptionFailed(KeyPoolError):
+    """A project's existing resources could not be listed."""
 
 
 class MissingStage(KeyPoolError, RuntimeError):

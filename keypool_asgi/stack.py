@@ -2,7 +2,7 @@
 
 ::
 
-    scope -> intercept -> gate -> auth -> quota -> key selector -> forwarder -> AssemblyAI
+    scope -> intercept -> gate -> auth -> ownership -> quota -> lists -> key selector -> forwarder -> AssemblyAI
                  |
                  └-> host app, for every path that is not the pool's
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
 from keypool_asgi.core.health import HealthPolicy
@@ -23,23 +23,30 @@ from keypool_asgi.core.teams import Team
 from keypool_asgi.errors import ConfigurationError, NotFound, StoreUnavailable
 from keypool_asgi.exchange import Exchange
 from keypool_asgi.lifespan import Lifespan
-from keypool_asgi.ports import KeySource, QuotaStore, TeamDirectory, UpstreamClient
+from keypool_asgi.ports import KeySource, QuotaStore, ResourceStore, TeamDirectory, UpstreamClient
 from keypool_asgi.providers.assemblyai import ASSEMBLYAI
+from keypool_asgi.stages.adopting import adopt
+from keypool_asgi.stages.asking import Asker
 from keypool_asgi.stages.auth import Auth
 from keypool_asgi.stages.forwarder import Forwarder
 from keypool_asgi.stages.gate import Gate
 from keypool_asgi.stages.intercept import Intercept, OnExchange
 from keypool_asgi.stages.key_selector import KeySelector
+from keypool_asgi.stages.lists import Lists
+from keypool_asgi.stages.ownership import Ownership
 from keypool_asgi.stages.quota import Quota
 from keypool_asgi.stages.stage import Stage
 from keypool_asgi.stores.pool import Pool
 from keypool_asgi.stores.quotas import QuotaCallbacks, quota_store
+from keypool_asgi.stores.resources import MemoryResources, ResourceCallbacks, resource_store
 from keypool_asgi.stores.roster import KeySnapshot
 from keypool_asgi.stores.teams import team_directory
 from keypool_asgi.upstream import NativeClient, Timeouts
 
 if TYPE_CHECKING:
     import httpx
+
+    from keypool_asgi.stores.sqlite import SqliteResources
 
 __all__ = ["KeyPool", "KeyPoolMiddleware", "Keys", "Settings", "Teams"]
 
@@ -57,6 +64,15 @@ class Settings(TypedDict, total=False):
 
     quotas: QuotaStore | QuotaCallbacks | None
     """Who counts the teams' limits. None: this process's memory."""
+
+    resources: ResourceStore | ResourceCallbacks | None
+    """Who remembers which team and project own what. None: ``state``, or this process's memory."""
+
+    state: str | None
+    """Where several processes share what the pool remembers, and what survives a restart: ``"sqlite:///keypool.db"``."""
+
+    isolation: Literal["team", "off"]
+    """``"team"``: a team reaches only what it created. ``"off"``: teams share; workflows still stay on their project."""
 
     prefix: str
     """The pool's path in the host app, ``"/v1/assemblyai"``."""
@@ -132,6 +148,9 @@ class _Stack:
         keys: Keys,
         teams: Teams,
         quotas: QuotaStore | QuotaCallbacks | None = None,
+        resources: ResourceStore | ResourceCallbacks | None = None,
+        state: str | None = None,
+        isolation: Literal["team", "off"] = "team",
         prefix: str = "/v1/assemblyai",
         origins: OriginOverrides | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -154,9 +173,10 @@ class _Stack:
         drain_seconds: float = 5.0,
         via: str | None = "keypool-asgi",
     ) -> None:
-        provider = ASSEMBLYAI.with_origins(origins)
+        self._provider = provider = ASSEMBLYAI.with_origins(origins)
         self._pool = Pool(
             keys,
+            check=provider.check_key,
             policy=health,
             wait_seconds=key_wait_seconds,
             ttl_seconds=keys_ttl_seconds,
@@ -166,10 +186,23 @@ class _Stack:
         directory = team_directory(
             teams, pepper=pepper, ttl_seconds=teams_ttl_seconds, negative_ttl_seconds=unknown_teams_ttl_seconds
         )
+        self._owned = _state(state)
+        self._resources = resource_store(resources) if resources is not None or self._owned is None else self._owned
+        shared = _is_shared(isolation)
+        announced = via.encode("ascii") if via else None
+        self._asker = Asker(pool=self._pool, client=self._client, provider=provider, via=announced)
         app: ASGIApp = _NoSessions(_nothing)
         app = Forwarder(app, client=self._client, provider=provider, via=via, max_body_bytes=max_body_bytes)
         app = KeySelector(app, pool=self._pool, provider=provider, peek_bytes=peek_bytes, retries=retries)
+        app = Lists(app, resources=self._resources, provider=provider, asker=self._asker, shared=shared)
         app = Quota(app, quotas=quota_store(quotas))
+        app = Ownership(
+            app,
+            resources=self._resources,
+            rules=provider.resources,
+            asker=self._asker if shared else None,
+            forgets=isinstance(self._resources, MemoryResources),
+        )
         app = Auth(app, teams=directory)
         self._gate = Gate(app)
         self._intercept = Intercept(
@@ -201,6 +234,17 @@ class _Stack:
         """Exchanges that are going on now."""
         return self._gate.open_exchanges
 
+    async def adopt(self, team: str, project: str, progress: Callable[[int], None] | None = None) -> int:
+        """Give a team the transcripts that a project holds already; see ``stages.adopting.adopt``."""
+        return await adopt(
+            team,
+            project,
+            asker=self._asker,
+            provider=self._provider,
+            resources=self._resources,
+            progress=progress,
+        )
+
     async def drain(self, seconds: float | None = None) -> None:
         """Refuse new exchanges with 503 and let the open ones end, for ``seconds`` at most (``drain_seconds``)."""
         if not await self._gate.drain(self._drain_seconds if seconds is None else seconds):
@@ -210,6 +254,8 @@ class _Stack:
         """Close the upstream connections. For mounts: a host's lifespan does this where the server sends one."""
         await self._pool.aclose()
         await self._client.aclose()
+        if self._owned is not None:
+            await self._owned.aclose()
 
     async def _open(self) -> None:
         """Load the keys before the first request. A source that fails now may be back when one comes."""
@@ -274,6 +320,20 @@ def _client(
     from keypool_asgi.upstream.httpx_door import HttpxClient
 
     return HttpxClient(transport)
+
+
+def _state(url: str | None) -> SqliteResources | None:
+    if url is None:
+        return None
+    from keypool_asgi.stores.sqlite import SqliteResources
+
+    return SqliteResources.from_url(url)
+
+
+def _is_shared(isolation: str) -> bool:
+    if isolation not in ("team", "off"):
+        raise ConfigurationError(f"isolation must be 'team' or 'off', not {isolation!r}")
+    return isolation == "off"
 
 
 def _checked_prefix(prefix: str) -> str:

@@ -37,7 +37,7 @@ def create_app(store: Store | None = None, **settings: Any) -> FastAPI:
     app = FastAPI(title="Meeting notes")
     app.state.book = notes.Book()
     app.include_router(notes.router)
-    app.add_middleware(KeyPoolMiddleware, keys=store.keys, teams=store.team, **(_environment() | settings))
+    app.add_middleware(KeyPoolMiddleware, keys=store.load_keys, teams=store.find_team, **(_environment() | settings))
     return app
 
 

@@ -63,7 +63,7 @@ def _issue_token(store: Store, args: argparse.Namespace) -> None:
 
 
 def _list(store: Store, _args: argparse.Namespace) -> None:
-    for key in store.keys():
+    for key in store.load_keys():
         _say(f"key {key.id}, project {key.project}, region {key.region}, priority {key.priority}")
 
 

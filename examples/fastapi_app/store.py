@@ -1,8 +1,9 @@
 """Keys and teams in an SQLite file: what the pool asks, and what an operator changes.
 
 Team tokens are kept as HMAC-SHA-256 digests under a pepper that is not in the file, so a stolen copy of the file opens
-nothing. The secrets of the keys have to be presented to AssemblyAI, so they are in the file as they are: it is created
-readable for its owner only. A service with a secret manager would keep a reference here, and resolve it in ``keys``.
+nothing. The secrets of the keys have to be presented to AssemblyAI, so they are in the file as they are, which
+is made readable for its owner only. A service with a secret manager would keep references here and resolve them in
+``load_keys``.
 
 The functions are plain synchronous ones: the pool runs them in a thread, and remembers their answers for
 ``keys_ttl_seconds`` and ``teams_ttl_seconds``.
@@ -72,7 +73,7 @@ class Store:
 
     # What the pool asks
 
-    def keys(self) -> list[UpstreamKey]:
+    def load_keys(self) -> list[UpstreamKey]:
         """Return every key: the pool's ``keys``."""
         with self._connect() as db:
             rows = db.execute("SELECT id, secret, project, region, priority FROM keys ORDER BY id").fetchall()
@@ -81,7 +82,7 @@ class Store:
             for id_, secret, project, region, priority in rows
         ]
 
-    def team(self, token: str) -> Team | None:
+    def find_team(self, token: str) -> Team | None:
         """Return the team of a token, or None when nobody has it: the pool's ``teams``."""
         query = """
             SELECT team.id, team.operations, team.requests_per_minute, tokens.expires_at
@@ -132,11 +133,9 @@ class Store:
     def issue_token(self, team: str, *, token: str | None = None, expires_at: datetime | None = None) -> str:
         """Give a team a further token, and return it. This is the only time that it can be read."""
         token = token or token_urlsafe(32)
-        expiry = expires_at and expires_at.astimezone(UTC).isoformat()
+        row = (self._digest(token), team, expires_at and expires_at.astimezone(UTC).isoformat())
         with self._connect() as db:
-            db.execute(
-                "INSERT INTO tokens (digest, team, expires_at) VALUES (?, ?, ?)", (self._digest(token), team, expiry)
-            )
+            db.execute("INSERT INTO tokens (digest, team, expires_at) VALUES (?, ?, ?)", row)
         return token
 
     def revoke_token(self, token: str) -> None:

@@ -45,7 +45,9 @@ class ListRules:
         composed: operation to the kind of resource that it lists, for composed lists.
         filtered: the same for filtered lists.
         unfinished: statuses that may still change; an item in another one is never asked about again.
-        batch_query: raw query string with which a composed list's operation gives upstream's newest items.
+        batch: id of an item, or None, to the raw query string that makes a composed list's operation give as many
+            items as it can that are older than that one, or the newest.
+        created: an item that upstream gave to its Unix time of creation.
         parse: raw query string to what is wanted; raises BadRequest with a sentence for what is out of range.
         items: a JSON object that upstream gave for a list, to its items.
         compose: query, items newest first, the ids that older and newer pages begin after (None: there are none), and
@@ -56,7 +58,8 @@ class ListRules:
     composed: dict[str, str]
     filtered: dict[str, str]
     unfinished: frozenset[str]
-    batch_query: bytes
+    batch: Callable[[str | None], bytes]
+    created: Callable[[dict[str, Any]], float]
     parse: Callable[[bytes], ListQuery]
     items: Callable[[dict[str, Any]], list[dict[str, Any]]]
     compose: Callable[[ListQuery, Sequence[Resource], str | None, str | None, str], bytes]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from keypool_asgi.core.headers import Framing
 from keypool_asgi.core.messages import Headers, RequestHead
+from keypool_asgi.core.operations import Operation
 from keypool_asgi.core.provider import Provider
 from keypool_asgi.core.requests import upstream_request
 from keypool_asgi.core.selection import Need
@@ -59,14 +60,16 @@ class Asker:
         self.max_bytes = max_bytes
         self.clock = clock
 
-    async def ask(self, operation: str, project: str | None, *, query: bytes = b"", **ids: str) -> Reply:
+    async def ask(
+        self, operation: str, project: str | None, ids: Mapping[str, str] | None = None, query: bytes = b""
+    ) -> Reply:
         """Send one request; a key that upstream refuses is left for another one of the same project.
 
         Args:
             operation: name of a GET operation.
             project: on whose key, None for any.
-            query: raw query string.
             ids: the operation's path parameters.
+            query: raw query string.
 
         Raises:
             NoAvailableKeys: no key of the project can serve.
@@ -78,7 +81,7 @@ class Asker:
             lease = await self.pool.lease(Need(row.service, project=project, tried=tried))
             verdict = Verdict(Fault.UNRELATED)
             try:
-                reply = await self._send(self._request(operation, lease, query, ids))
+                reply = await self._send(self._request(row, lease, query, ids or {}))
                 verdict = self.provider.judge(row, reply.status, reply.headers, reply.body, self.clock())
             finally:
                 await self.pool.give_back(lease, verdict if verdict.certain else Verdict(Fault.UNRELATED))
@@ -86,8 +89,7 @@ class Asker:
                 return reply
             tried |= {lease.key.id}
 
-    def _request(self, operation: str, lease: Lease, query: bytes, ids: dict[str, str]) -> RequestHead:
-        row = self.provider.table.named(operation)
+    def _request(self, row: Operation, lease: Lease, query: bytes, ids: Mapping[str, str]) -> RequestHead:
         return upstream_request(
             "GET",
             row.path.format(**ids),

@@ -12,7 +12,7 @@ from keypool_asgi.core.tokens import NoToken, presented_token
 from keypool_asgi.errors import Forbidden, Unauthorized
 from keypool_asgi.exchange import Exchange
 from keypool_asgi.ports import TeamDirectory
-# NOTE to the author of core.tokens and core.limits: NoToken, .absent and quota_exceeded are FINAL names; do not rename.
+
 from .stage import Stage
 
 __all__ = ["Auth"]

@@ -145,7 +145,8 @@ class _Walk:
         return found, cursor[1] if cursor else None
 
     async def _rows(self, cursor: Place | None, limit: int, *, upwards: bool) -> Sequence[Resource]:
-        part = replace(self.part, limit=limit, **{"after" if upwards else "before": cursor})
+        before, after = (None, cursor) if upwards else (cursor, None)
+        part = replace(self.part, limit=limit, before=before, after=after)
         rows = await self.lists.resources.page(part)
         return rows[::-1] if upwards else rows
 

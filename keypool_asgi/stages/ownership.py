@@ -127,7 +127,7 @@ class Ownership(Stage):
         operation, parameter = self.rules.safe_reads[ref.kind]
         for project in asker.pool.projects():
             try:
-                reply = await asker.ask(operation, project, **{parameter: ref.id})
+                reply = await asker.ask(operation, project, {parameter: ref.id})
             except (NoAvailableKeys, UpstreamError) as error:
                 logger.warning("request %s: project %s could not be asked: %s", exchange.request_id, project, error)
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -57,7 +57,7 @@ class Refresher:
     async def _project(self, project: str, rows: list[Resource]) -> dict[Ref, Resource | None]:
         """Look among the project's newest items first, then ask for each that is not there."""
         kind = rows[0].ref.kind
-        reply = await self._ask(self.list_operations[kind], project, query=self.provider.lists.batch_query)
+        reply = await self._ask(self.list_operations[kind], project, query=self.provider.lists.batch(None))
         found = self._read(reply) if reply and reply.status == 200 else {}
         newest = {item.get("id"): item for item in self.provider.lists.items(found)}
         slots = asyncio.Semaphore(_ASKED_AT_ONCE)
@@ -69,7 +69,7 @@ class Refresher:
         if item is None:
             operation, parameter = self.provider.resources.safe_reads[row.ref.kind]
             async with slots:
-                reply = await self._ask(operation, row.project, **{parameter: row.ref.id})
+                reply = await self._ask(operation, row.project, {parameter: row.ref.id})
             if reply is None:
                 return row
             if self.provider.resources.says_gone(reply.status, reply.body):
@@ -85,9 +85,11 @@ class Refresher:
         await self.resources.note(row.ref, status, summary)
         return replace(row, status=status, summary=summary)
 
-    async def _ask(self, operation: str, project: str, *, query: bytes = b"", **ids: str) -> Reply | None:
+    async def _ask(
+        self, operation: str, project: str, ids: Mapping[str, str] | None = None, query: bytes = b""
+    ) -> Reply | None:
         try:
-            return await self.asker.ask(operation, project, query=query, **ids)
+            return await self.asker.ask(operation, project, ids, query)
         except (NoAvailableKeys, UpstreamError) as error:
             logger.warning("%s: project %s could not be asked: %s", operation, project, error)
             return None

@@ -21,12 +21,17 @@ _EXAMPLE = 'UpstreamKey("prod-1", secret=...)'
 _RETRY_MAX_SECONDS = 60.0
 
 
-def key_source(value: object) -> KeySource:
+Check = Callable[[UpstreamKey], None]
+"""Raises ConfigurationError for a key that the provider cannot serve."""
+
+
+def key_source(value: object, check: Check | None = None) -> KeySource:
     """Make a source of keys of what an operator hands in.
 
     Args:
         value: an iterable of ``UpstreamKey``, which is checked and kept; or a function without arguments that returns
             one, sync (it runs in a thread) or async; or an object with such a method ``load``.
+        check: called with every key.
 
     Raises:
         ConfigurationError: it is none of these; the message says what to write, and never shows the value.
@@ -34,17 +39,17 @@ def key_source(value: object) -> KeySource:
     if not isinstance(value, type):
         load = getattr(value, "load", None)
         if load is not None and callable(load):
-            return _CalledKeys(load)
+            return _CalledKeys(load, check)
         if callable(value):
-            return _CalledKeys(value)
-    return FixedKeys(value)
+            return _CalledKeys(value, check)
+    return FixedKeys(value, check)
 
 
 class FixedKeys:
     """Keys that never change."""
 
-    def __init__(self, keys: object) -> None:
-        self.keys = _checked(keys)
+    def __init__(self, keys: object, check: Check | None = None) -> None:
+        self.keys = _checked(keys, check)
         if not self.keys:
             raise ConfigurationError(f"keys: the list is empty; write keys=[{_EXAMPLE}]")
 
@@ -56,15 +61,16 @@ class FixedKeys:
 class _CalledKeys:
     """Keys that a function returns."""
 
-    def __init__(self, function: Callable[[], object]) -> None:
+    def __init__(self, function: Callable[[], object], check: Check | None) -> None:
+        self._check = check
         self._function = as_async(function)
 
     async def load(self) -> tuple[UpstreamKey, ...]:
         """Call the function."""
-        return _checked(await self._function())
+        return _checked(await self._function(), self._check)
 
 
-def _checked(keys: object) -> tuple[UpstreamKey, ...]:
+def _checked(keys: object, check: Check | None = None) -> tuple[UpstreamKey, ...]:
     """The keys as a tuple, every one of them an ``UpstreamKey`` with an id of its own."""
     if isinstance(keys, UpstreamKey):
         raise ConfigurationError(f"keys: a list is needed, not one UpstreamKey; write keys=[{_EXAMPLE}]")
@@ -76,6 +82,8 @@ def _checked(keys: object) -> tuple[UpstreamKey, ...]:
             _refuse(key)
         if key.id in seen:
             raise ConfigurationError(f"keys: two keys have the id {key.id!r}; ids must be unique in a pool")
+        if check is not None:
+            check(key)
         seen[key.id] = key
     return tuple(seen.values())
 

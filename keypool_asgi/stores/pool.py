@@ -32,6 +32,7 @@ class Pool:
 
     Args:
         source: the keys, in any form that ``key_source`` takes.
+        check: raises ConfigurationError for a key that cannot be used.
         policy: how keys and accounts go down and come back.
         wait_seconds: longest time that a request waits for a key, first come first served. 0 is not to wait.
         ttl_seconds: age at which the key list is loaded again, in the background. A fixed list never is.
@@ -49,6 +50,7 @@ class Pool:
         self,
         source: object,
         *,
+        check: Callable[[UpstreamKey], None] | None = None,
         policy: HealthPolicy | None = None,
         wait_seconds: float = 1.0,
         ttl_seconds: float = 60.0,
@@ -70,7 +72,7 @@ class Pool:
         self._wanted: Counter[Need] = Counter()
         self._in_flight = 0
         self._list = KeyList(
-            key_source(source),
+            key_source(source, check),
             self._install,
             ttl_seconds=ttl_seconds,
             stale_seconds=stale_seconds,

@@ -189,7 +189,7 @@ async def _uvicorn(app: Any, options: _Options, http: str) -> AsyncIterator[int]
     settings = {"log_config": None, "log_level": "info", "timeout_graceful_shutdown": GRACE_SECONDS}
     config = uvicorn.Config(
         app,
-        http=http,  # type: ignore[arg-type]
+        http=http,
         lifespan=options.lifespan,  # type: ignore[arg-type]
         root_path=options.root_path,
         ssl_certfile=options.certificate,
@@ -267,7 +267,7 @@ async def _granian(app: Any, options: _Options) -> AsyncIterator[int]:
         await _until(lambda: (up.is_set() or options.lifespan == "off") and _answers(port), task)
         yield port
     finally:
-        server.stop()
+        server.stop()  # type: ignore[no-untyped-call]
         with sock:
             await task
 

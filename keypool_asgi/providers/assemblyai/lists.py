@@ -14,7 +14,7 @@ from keypool_asgi.errors import BadRequest
 
 from .resources import UNFINISHED
 
-__all__ = ["LIST_RULES", "compose", "filter_lists", "items", "parse"]
+__all__ = ["LIST_RULES", "batch", "compose", "created", "filter_lists", "items", "parse"]
 
 _DEFAULT_LIMIT, _MAX_LIMIT = 10, 200
 _STATUSES = ("queued", "processing", "completed", "error")
@@ -71,6 +71,20 @@ def items(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
 
 
+def batch(before: str | None) -> bytes:
+    """Return the query for as many transcripts as upstream gives at once."""
+    return f"limit={_MAX_LIMIT}{f'&before_id={before}' if before else ''}".encode()
+
+
+def created(item: dict[str, Any]) -> float:
+    """Return when a transcript was made, as a Unix time; 0 when upstream does not say. Times without a zone are UTC."""
+    try:
+        time = datetime.fromisoformat(str(item.get("created")))
+    except ValueError:
+        return 0.0
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
 def compose(query: ListQuery, page: Sequence[Resource], older: str | None, newer: str | None, base: str) -> bytes:
     """Return a page of transcripts in upstream's shape, with links that stay on our base.
 
@@ -117,7 +131,8 @@ LIST_RULES = ListRules(
     composed={"transcripts.list": "transcript"},
     filtered={"agents.list": "agent", "webhook_subscriptions.list": "webhook_subscription"},
     unfinished=UNFINISHED,
-    batch_query=f"limit={_MAX_LIMIT}".encode(),
+    batch=batch,
+    created=created,
     parse=parse,
     items=items,
     compose=compose,
