@@ -63,11 +63,13 @@ class Journal:
 
 def _line(record: ExchangeRecord) -> str:
     size = record.request_bytes + record.response_bytes
-    return f"{record.operation:<20} {record.status}  {_walk(record)}  ({size:,} bytes, {record.seconds * 1000:.0f} ms)"
+    return f"{record.operation:<22} {record.status}  {_walk(record)}  ({size:,} bytes, {record.seconds * 1000:.0f} ms)"
 
 
 def _walk(record: ExchangeRecord) -> str:
     if record.refused:
         return f"refused by the pool: {record.refused}"
+    if not record.keys:
+        return "answered by the pool"
     *passed, served = record.keys
     return "".join(f"key {key} was refused, " for key in passed) + f"key {served} served"

@@ -54,7 +54,7 @@ class Steps:
             transcript = self._transcribe(client, sample or upload_url)
             self._subtitles(transcript)
             if self.upstream.simulator is not None:
-                self._rotate(client)
+                self._rotate(transcript)
             self._refusals(recording)
         return str(transcript.id)
 
@@ -88,23 +88,23 @@ class Steps:
         for line in lines[:3]:
             say(f"     | {_cut(line)}")
 
-    def _rotate(self, client: aai.Client) -> None:
+    def _rotate(self, transcript: aai.Transcript) -> None:
         self._step("Replace the secret of key prod-1 while all of this runs")
         simulator = self.upstream.simulator
         assert simulator is not None
         (old,) = [key for key in self.store.load_keys() if key.id == "prod-1"]
         simulator.revoke_key(old.secret.reveal())
         say("     AssemblyAI does not accept the old secret any more; another key takes over:")
-        self._list(client)
+        self._fetch(transcript)
         self.store.rotate_key("prod-1", simulator.add_key(project="prod"))
         say("     UPDATE keys SET secret = ... WHERE id = 'prod-1', and within a second it serves again:")
         ends = time.monotonic() + 10
         while self.journal.last.keys != ("prod-1",) and time.monotonic() < ends:
             time.sleep(0.6)
-            self._list(client)
+            self._fetch(transcript)
 
-    def _list(self, client: aai.Client) -> None:
-        aai.Transcriber(client=client).list_transcripts()
+    def _fetch(self, transcript: aai.Transcript) -> None:
+        transcript.get_sentences()
         self.journal.wait_for(self.sent)
 
     def _refusals(self, recording: Path) -> None:

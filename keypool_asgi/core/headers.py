@@ -93,9 +93,12 @@ def framing_of(method: str, http_version: str, headers: Headers) -> Framing:
     """Read a request's framing from its (lower-case) header fields.
 
     Raises:
-        BadRequest: lengths that contradict each other or the transfer coding, or a coding other than chunked. Such a
-            request means different things to different servers (RFC 9112, section 11.2), so it goes no further.
+        BadRequest: lengths that contradict each other or the transfer coding, a coding other than chunked, or several
+            hosts. Such a request means different things to different servers (RFC 9112, sections 3.2 and 11.2), so
+            it goes no further.
     """
+    if sum(name == b"host" for name, _ in headers) > 1:
+        raise BadRequest("The request names its host more than once.")
     lengths = {value.strip() for name, value in headers if name == b"content-length"}
     codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
     if len(lengths) > 1 or (lengths and codings):

@@ -20,7 +20,7 @@ from keypool_asgi.errors import BodyTooLarge, UpstreamError, UpstreamFailed
 from keypool_asgi.exchange import Exchange
 from keypool_asgi.ports import UpstreamCall, UpstreamClient
 
-from .stage import Stage
+from .stage import AnswerBroken, Stage
 
 __all__ = ["Forwarder"]
 
@@ -71,7 +71,9 @@ class Forwarder(Stage):
             logger.warning("request %s: upstream failed: %s", exchange.request_id, error)
             if not passage.started:
                 raise UpstreamFailed.because(error) from error
-            # To return without the end of the answer makes every server cut the connection, without a traceback.
+        if passage.started and exchange.attempt.failure is not None:
+            # Outside of the except clause: the error's traceback knows the key.
+            raise AnswerBroken("upstream broke off its answer")
 
     def _request(self, exchange: Exchange, scope: Scope) -> RequestHead:
         key = exchange.attempt.key

@@ -44,11 +44,19 @@ class Gate(Stage):
             if not self.open_exchanges and self._empty is not None:
                 self._empty.set()
 
+    def reopen(self) -> None:
+        """Let exchanges in again: the app is started once more."""
+        self.draining = False
+
     async def drain(self, seconds: float) -> bool:
-        """Refuse new exchanges from now on, and wait for the open ones. Returns whether all ended within ``seconds``."""
+        """Refuse new exchanges from now on, and wait for the open ones. Returns whether all ended within ``seconds``.
+
+        May be called again meanwhile: a hook before the shutdown and the shutdown itself both do.
+        """
         self.draining = True
         if self.open_exchanges:
-            self._empty = asyncio.Event()
+            if self._empty is None or self._empty.is_set():
+                self._empty = asyncio.Event()
             try:
                 async with asyncio.timeout(seconds):
                     await self._empty.wait()

@@ -12,9 +12,10 @@ from secrets import token_hex
 from keypool_asgi.asgi import ASGIApp, Location, Receive, Scope, Send, is_literal, locate, own_base, send_refusal
 from keypool_asgi.core.headers import Framing, framing_of
 from keypool_asgi.core.operations import SOCKET, OperationTable
-from keypool_asgi.errors import BodyTooLarge, Gone, NotFound, Refusal
+from keypool_asgi.errors import BodyTooLarge, ConnectionBroken, Gone, NotFound, Refusal, UpstreamFailed
 from keypool_asgi.exchange import SCOPE_KEY, Exchange
 
+from .stage import AnswerBroken
 from .watch import Watch
 
 __all__ = ["ExchangeRecord", "Intercept", "OnExchange"]
@@ -126,11 +127,22 @@ class Intercept:
         started, began = self.clock(), time.monotonic()
         try:
             await self.app({**scope, SCOPE_KEY: exchange}, watch.receive, watch.send)
+        except AnswerBroken:
+            # To return without the end of the answer makes every server cut the connection, without a traceback.
+            if watch.status is None:
+                await self._refuse_broken(exchange, scope, watch)
         finally:
             record = _record(exchange, watch, started, time.monotonic() - began)
             logger.debug("%s", record)
             if self.on_exchange is not None:
                 await _tell(self.on_exchange, record)
+
+    async def _refuse_broken(self, exchange: Exchange, scope: Scope, watch: Watch) -> None:
+        """Answer instead of upstream, whose answer broke off while a stage was still holding it."""
+        failure = exchange.attempt.failure or ConnectionBroken("upstream broke off its answer", sent=True)
+        refusal = UpstreamFailed.because(failure)
+        exchange.refused = refusal.code
+        await send_refusal(scope, watch.receive, watch.send, refusal, exchange.request_id)
 
     def _exchange(self, request_id: str, location: Location, scope: Scope) -> Exchange:
         """Find the operation and the body's framing.

@@ -15,7 +15,7 @@ from keypool_asgi.exchange import Attempt, Exchange
 from keypool_asgi.ports import Lease, LeasingPool
 
 from .replay import ReplayableBody
-from .stage import Stage
+from .stage import AnswerBroken, Stage
 
 __all__ = ["KeySelector"]
 
@@ -95,6 +95,9 @@ class _Walk:
         self.body.rewind()
         try:
             await self.selector.app(scope, self.body, answer)
+        except AnswerBroken:
+            if not answer.breaks_off():
+                raise
         finally:
             await self._give_back(lease, answer)
         if answer.next is Next.REFUSE:
@@ -141,7 +144,7 @@ class _Walk:
 
     async def _give_back(self, lease: Lease, answer: _Answer) -> None:
         self.exchange.reached_upstream |= answer.counts
-        if answer.next is Next.REPEAT and answer.attempt.failure is None:
+        if answer.verdict.blames_key:
             self.tried |= {lease.key.id}
         if answer.verdict.blames_key and not answer.verdict.certain:
             self.doubted.append((lease, answer.verdict))
@@ -198,6 +201,18 @@ class _Answer:
         self.next = self._after_failure(failure) if failure is not None else self._after_answer()
         if self.next is Next.DELIVER:
             await self.deliver()
+
+    def breaks_off(self) -> bool:
+        """Judge an answer that broke off. Returns whether it was held, and blames the key by what has come of it."""
+        if self.judged:
+            return False
+        self.judged = True
+        decision = self._after_answer()
+        if decision is Next.DELIVER:
+            self.verdict = _UNRELATED
+            return False
+        self.next = decision
+        return True
 
     def _after_answer(self) -> Next:
         selector, start = self.walk.selector, self.held[0]

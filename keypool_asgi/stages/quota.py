@@ -8,7 +8,7 @@ from contextlib import suppress
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
 from keypool_asgi.core.limits import Charge, quota_exceeded
 from keypool_asgi.core.teams import Team
-from keypool_asgi.errors import StoreUnavailable
+from keypool_asgi.errors import Refusal
 from keypool_asgi.exchange import Exchange
 from keypool_asgi.ports import QuotaStore
 
@@ -48,7 +48,7 @@ class Quota(Stage):
         finally:
             renewal.stop()
             # The store has logged it and the caller has been answered; the permit then expires by itself.
-            with suppress(StoreUnavailable):
+            with suppress(Refusal):
                 await self._end(exchange)
 
     async def _end(self, exchange: Exchange) -> None:
@@ -88,6 +88,6 @@ class _Renewal:
     async def _renew(self) -> None:
         while True:
             # A store that is away for a moment must not end the exchange; the permit lives on until it expires.
-            with suppress(StoreUnavailable):
+            with suppress(Refusal):
                 await self.quotas.renew(self.permit_id)
             await asyncio.sleep(self.seconds)

@@ -8,21 +8,23 @@ __all__ = ["ReplayableBody"]
 
 
 class ReplayableBody:
-    """A ``receive`` that remembers what it gave out, up to a number of bytes, and can begin again.
+    """A ``receive`` that remembers the body that it gave out, up to a number of bytes, and can begin again.
+
+    The body is kept as bytes, not as messages: a caller who sends it one byte at a time costs no more memory.
 
     Args:
         receive: the caller's receive.
         limit: bytes that are remembered at most; beyond them nothing is, and the body cannot be repeated.
     """
 
-    __slots__ = ("_given", "_kept", "_limit", "_receive", "_size", "_whole")
+    __slots__ = ("_again", "_ended", "_kept", "_limit", "_receive", "_whole")
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive = receive
         self._limit = limit
-        self._kept: list[Message] = []
-        self._size = 0
-        self._given = 0
+        self._kept = bytearray()
+        self._ended = False
+        self._again = False
         self._whole = True
 
     @property
@@ -32,35 +34,34 @@ class ReplayableBody:
 
     def rewind(self) -> None:
         """Begin again, for another attempt."""
-        self._given = 0
+        self._again = self._whole and (self._ended or bool(self._kept))
 
     def forget(self) -> None:
         """Free what is remembered: there will be no other attempt."""
         self._whole = False
-        del self._kept[: self._given]
-        self._given = 0
+        if not self._again:
+            self._kept.clear()
 
     async def __call__(self) -> Message:
-        """Return the next message: a remembered one first, then the caller's."""
-        if self._given < len(self._kept):
+        """Return what is remembered, once after each rewind; then the caller's next message."""
+        if self._again:
             return self._remembered()
         message = await self._receive()
-        if self._whole:
+        if self._whole and message["type"] == "http.request":
             self._remember(message)
         return message
 
     def _remembered(self) -> Message:
-        message = self._kept[self._given]
-        if self._whole:
-            self._given += 1
-        else:
-            del self._kept[self._given]
-        return message
+        self._again = False
+        body = bytes(self._kept)
+        if not self._whole:
+            self._kept.clear()
+        return {"type": "http.request", "body": body, "more_body": not self._ended}
 
     def _remember(self, message: Message) -> None:
-        self._size += len(message.get("body", b""))
-        if self._size > self._limit:
+        body = message.get("body", b"")
+        if len(self._kept) + len(body) > self._limit:
             self.forget()
             return
-        self._kept.append(message)
-        self._given += 1
+        self._kept += body
+        self._ended = not message.get("more_body", False)

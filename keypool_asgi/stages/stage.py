@@ -7,10 +7,18 @@ ordinary response then, not an exception.
 from __future__ import annotations
 
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send, send_refusal
-from keypool_asgi.errors import Refusal
+from keypool_asgi.errors import KeyPoolError, Refusal
 from keypool_asgi.exchange import Exchange, exchange_of
 
-__all__ = ["Stage"]
+__all__ = ["AnswerBroken", "Stage"]
+
+
+class AnswerBroken(KeyPoolError):
+    """Upstream's answer has begun and will never end. ``exchange.attempt.failure`` says why.
+
+    Not a ``Refusal``, because only the outermost stage knows whether anything of the answer has reached the caller: a
+    stage may be holding it. Raised so that no stage between takes what it holds for all there is (invariant I7).
+    """
 
 
 class Stage:

@@ -173,7 +173,7 @@ class _Left(NamedTuple):
     place: Place
 
 
-def _oldest(shelf: _Shelf) -> int:
+def _oldest(shelf: Shelf) -> int:
     return next(iter(shelf.entries.values())).number
 
 

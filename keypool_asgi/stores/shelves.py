@@ -46,8 +46,7 @@ class Shelf:
     def add(self, entry: Entry) -> None:
         """Put a new entry in."""
         self.entries[entry.resource.ref.id] = entry
-        for key in _list_keys(entry.resource):
-            insort(self._lists.setdefault(key, []), entry.resource.place)
+        self._list(entry.resource, _list_keys(entry.resource))
 
     def drop(self, resource_id: str) -> None:
         """Take an entry out, if it is there."""
@@ -62,8 +61,7 @@ class Shelf:
         self.entries[resource_id] = new
         if old.resource.status != status:
             self._unlist(old.resource, _list_keys(old.resource)[2:])
-            for key in _list_keys(new.resource)[2:]:
-                insort(self._lists.setdefault(key, []), new.resource.place)
+            self._list(new.resource, _list_keys(new.resource)[2:])
 
     def sweep(self, now: float) -> None:
         """Drop the oldest entries that have expired, a bounded number of them."""
@@ -87,6 +85,11 @@ class Shelf:
         newest_first = page.after is None
         walks = [_between(places, low, high, newest_first=newest_first) for places in lists]
         return heapq.merge(*walks, reverse=newest_first)
+
+    def _list(self, resource: Resource, keys: Iterable[tuple[str | None, ...]]) -> None:
+        place = resource.place
+        for key in keys:
+            insort(self._lists.setdefault(key, []), place)
 
     def _unlist(self, resource: Resource, keys: Iterable[tuple[str | None, ...]]) -> None:
         for key in keys:

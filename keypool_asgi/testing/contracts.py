@@ -23,7 +23,9 @@ from keypool_asgi.core.limits import Charge, Denial, Limit
 from keypool_asgi.core.teams import Team
 from keypool_asgi.ports import QuotaStore, TeamDirectory
 
-__all__ = ["QuotaStoreContract", "TeamDirectoryContract"]
+from .resource_contract import ResourceStoreContract
+
+__all__ = ["QuotaStoreContract", "ResourceStoreContract", "TeamDirectoryContract"]
 
 # A day is so long that nothing drains while a test runs on a real clock.
 PER_DAY = Limit("requests", 3, per="day")

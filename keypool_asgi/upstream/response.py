@@ -59,6 +59,8 @@ def frame_response(method: bytes, minor: bytes, status: int, headers: Headers) -
     Raises:
         ProtocolViolation: its fields contradict each other.
     """
+    if status < 200:
+        raise _violation("no final response")
     length, chunked, persistent = _framing_fields(headers)
     # HTTP/1.0 connections are never used again: their persistence is a guess (RFC 9112, appendix C.2.2).
     persistent = persistent and minor == b"1"

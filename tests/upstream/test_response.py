@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from itertools import pairwise
 
 import h11
 import pytest
@@ -80,7 +81,11 @@ ACCEPTED = {
     "chunk extension": (CHUNKED + b'3;a=b;c="d"\r\nabc\r\n0\r\n\r\n', b"abc", True),
     "trailers are dropped": (CHUNKED + b"3\r\nabc\r\n0\r\nX-Sum: 1\r\nX-More: 2\r\n\r\n", b"abc", True),
     "until close": (OK + b"\r\nabc", b"abc", False),
-    "interim": (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + OK + b"Content-Length: 1\r\n\r\na", b"a", True),  # noqa: E501
+    "interim": (
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + OK + b"Content-Length: 1\r\n\r\na",
+        b"a",
+        True,
+    ),
     "close": (OK + b"Connection: Keep-Alive, Close\r\nContent-Length: 1\r\n\r\na", b"a", False),
     "HTTP/1.0": (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\na", b"a", False),
     "204": (b"HTTP/1.1 204 No Content\r\n\r\n", b"", True),
@@ -94,7 +99,11 @@ ACCEPTED = {
     "a response after chunks": (CHUNKED + b"1\r\na\r\n0\r\n\r\n" + OK + b"Content-Length: 2\r\n\r\nno", b"a", False),
     "chunks after chunks": (CHUNKED + b"1\r\na\r\n0\r\n\r\n" + CHUNKED + b"2\r\nno\r\n", b"a", False),
     "garbage after chunks": (CHUNKED + b"1\r\na\r\n0\r\n\r\n\x00\x01", b"a", False),
-    "garbage after close": (OK + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nzz", b"a", False),  # noqa: E501
+    "garbage after close": (
+        OK + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nzz",
+        b"a",
+        False,
+    ),
 }
 
 
@@ -204,7 +213,12 @@ def test_head_has_no_body(parser: str, framing: bytes) -> None:
 
 @parsers
 def test_header_bytes_are_kept(parser: str) -> None:
-    fields = [(b"X-Caf\xe9"[:5], b"caf\xc3\xa9"), (b"SET-cookie", b"a=1"), (b"set-Cookie", b"b=\xff"), (b"X-Empty", b"")]
+    fields = [
+        (b"X-Caf\xe9"[:5], b"caf\xc3\xa9"),
+        (b"SET-cookie", b"a=1"),
+        (b"set-Cookie", b"b=\xff"),
+        (b"X-Empty", b""),
+    ]
     stream = OK + b"".join(b"%b: \t%b \t\r\n" % field for field in fields) + b"Content-Length: 0\r\n\r\n"
     result, _ = read(parser, [stream])
     assert result.headers == [*fields, (b"Content-Length", b"0")]
@@ -262,14 +276,14 @@ def responses(draw: st.DrawFn) -> bytes:
     if kind == "close":
         return start + b"\r\n" + body
     cuts = sorted({0, len(body), *draw(st.lists(st.integers(0, len(body)), max_size=3))})
-    chunks = [body[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    chunks = [body[a:b] for a, b in pairwise(cuts)]
     coded = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
     return start + b"Transfer-Encoding: chunked\r\n\r\n" + coded
 
 
 def split(stream: bytes, cuts: list[int]) -> list[bytes]:
     edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
-    return [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [stream[a:b] for a, b in pairwise(edges)]
 
 
 @parsers
@@ -286,7 +300,8 @@ _POISON = st.sampled_from(
         b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b",", b";", b"0", b"f", b"-", b"+", b"0x", b"\x0b", b"\xff",
         b"Content-Length: 4\r\n", b"Content-Length: 5, 5\r\n", b"Transfer-Encoding: chunked\r\n", b"\r\n ", b"chunked",
         b"Transfer-Encoding: identity\r\n", b"Transfer_Encoding: chunked\r\n", b"0\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n",
-        b"Transfer-Encoding:\x0bchunked\r\n", b"Connection: close\r\n", b"identity, ", b"HTTP/1.0", b"HTTP/1.1 101 x\r\n",
+        b"Transfer-Encoding:\x0bchunked\r\n", b"Connection: close\r\n", b"identity, ",
+        b"HTTP/1.0", b"HTTP/1.1 101 x\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", b"0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno",
     ]
 )  # fmt: skip
@@ -301,12 +316,12 @@ _POISON = st.sampled_from(
     edits=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 6), _POISON | st.just(b"")), max_size=3),
     surplus=st.just(b"") | _POISON | responses(),
 )
-def test_mutated_is_refused_or_understood_alike(
+def test_mutated_is_refused_or_understood_alike(  # noqa: PLR0917 - hypothesis names them
     parser: str, stream: bytes, method: bytes, cuts: list[int], edits: list[tuple[int, int, bytes]], surplus: bytes
 ) -> None:
     for at, deleted, inserted in edits:
-        at %= len(stream) + 1
-        stream = stream[:at] + inserted + stream[at + deleted :]
+        start = at % (len(stream) + 1)
+        stream = stream[:start] + inserted + stream[start + deleted :]
     stream += surplus
     try:
         result, _ = read(parser, split(stream, cuts), method)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 from keypool_asgi.core.messages import Headers, Origin, RequestHead, ResponseHead
@@ -28,6 +30,12 @@ def run(main: Coroutine[Any, Any, Any], *, seconds: float = 20, loop: str = "asy
 
         return uvloop.run(bounded())
     return asyncio.run(bounded())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that nobody announces; the bound is ``run``'s."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
 
 
 class Wire:
@@ -69,9 +77,6 @@ class Wire:
 
     def reset(self) -> None:
         """Close with a RST."""
-        import socket
-        import struct
-
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
@@ -88,8 +93,7 @@ class Peer:
         self.origin: Origin
 
     async def settled(self, *, open_connections: int = 0) -> None:
-        while self.open != open_connections:
-            await asyncio.sleep(0.005)
+        await until(lambda: self.open == open_connections)
 
 
 @asynccontextmanager
@@ -116,8 +120,11 @@ async def serve(handler: Handler, *, context: ssl.SSLContext | None = None) -> A
             writer.close()
             try:
                 await writer.wait_closed()
-            except (OSError, asyncio.CancelledError):
+            except OSError:
                 pass
+            except asyncio.CancelledError:  # it has something to send that nobody reads
+                writer.transport.abort()
+                await asyncio.sleep(0)
             tasks.discard(task)
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context, limit=2**20)
@@ -127,10 +134,10 @@ async def serve(handler: Handler, *, context: ssl.SSLContext | None = None) -> A
         yield peer
     finally:
         server.close()
+        await asyncio.sleep(0.01)  # what was accepted in this moment has a task then
         for task in list(tasks):
             task.cancel()
-        while tasks:
-            await asyncio.sleep(0.001)
+        await until(lambda: not tasks)
         await server.wait_closed()
 
 
@@ -188,11 +195,3 @@ async def fetch(
         return await call.head(), await read_all(call)
     finally:
         call.close()
-
-
-@asynccontextmanager
-async def closing(*clients: UpstreamClient) -> AsyncIterator[None]:
-    async with AsyncExitStack() as stack:
-        for client in clients:
-            stack.push_async_callback(client.aclose)
-        yield

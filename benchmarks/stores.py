@@ -1,0 +1,26 @@
+"""``stores``: small GETs with each way of keeping state (``apps.STORES``), as ratios to memory."""
+
+from __future__ import annotations
+
+from .apps import STORES
+from .fleet import Fleet
+from .small import Plan, columns, compare, saturated, start
+from .stats import table
+
+__all__ = ["run"]
+
+_CONNECTIONS = 16
+
+
+def run(*, quick: bool, profile: bool) -> str:  # noqa: ARG001 - every benchmark is called alike
+    """Measure, and return the table."""
+    plan = Plan.quick() if quick else Plan()
+    with Fleet() as fleet:
+        subjects = start(fleet, [f"store:{name}" for name in STORES])
+        subjects = [subject for subject in subjects if subject.name.startswith("store:")]
+        saturated(fleet, subjects, plan, _CONNECTIONS)
+        return table(
+            f"stores: small GETs, {_CONNECTIONS} connections",
+            columns("store:memory"),
+            compare(subjects, "store:memory"),
+        )

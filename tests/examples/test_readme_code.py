@@ -1,0 +1,188 @@
+"""Every code block of the README runs, over real sockets, with the simulator where AssemblyAI would be.
+
+Each block has a name in a comment above it, and a check of that name here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from hashlib import sha256
+from hmac import digest
+from pathlib import Path
+from typing import Any
+
+import assemblyai
+import httpx
+import pytest
+from harness import need, secret, serve, token
+from harness.tools import _node_modules
+
+from keypool_asgi import stack
+from keypool_asgi.testing import Simulator, silence_wav
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+BLOCKS = dict(re.findall(r"^<!-- readme: ([\w-]+) -->\n```\w+\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
+
+Namespace = dict[str, Any]
+Sdk = Callable[[str, str], assemblyai.Transcriber]
+
+
+@pytest.fixture(autouse=True)
+def here(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the README leaves to its reader: the service, the environment, a recording in the working folder."""
+    monkeypatch.setattr(stack, "ASSEMBLYAI", stack.ASSEMBLYAI.with_origins(simulator.origins))
+    monkeypatch.setenv("ASSEMBLYAI_KEY_1", secret("good"))
+    monkeypatch.setenv("ASSEMBLYAI_KEY_2", secret("spare"))
+    monkeypatch.setenv("RESEARCH_TOKEN", token("research"))
+    monkeypatch.setenv("ARCHIVE_TOKEN", token("archive"))
+    monkeypatch.setenv("TEAM_TOKEN", token("research"))
+    monkeypatch.setenv("TOKEN_PEPPER", "pepper")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "meeting.mp3").write_bytes(silence_wav(2))
+
+
+def execute(name: str, **names: Any) -> Namespace:
+    # Named, so that a traceback shows which block it was; executed as a module would be, for annotations to resolve.
+    namespace: Namespace = {"__name__": f"readme_{name}", **names}
+    exec(compile(BLOCKS[name], f"README.md, {name}", "exec"), namespace)
+    return namespace
+
+
+@contextmanager
+def pool(app: Any) -> Iterator[str]:
+    with serve(app) as served:
+        yield f"{served.url}/v1/assemblyai"
+
+
+def submit(base: str, team: str = "research") -> httpx.Response:
+    job = {"audio_url": "https://example.com/meeting.mp3"}
+    return httpx.post(f"{base}/v2/transcript", json=job, headers={"authorization": token(team)})
+
+
+def test_every_block_has_a_check() -> None:
+    fences = re.findall(r"^```(\w+)$", README, re.MULTILINE)
+    commands = 2  # the two of "Two commands", which CI runs
+    assert len(BLOCKS) == len(fences) - commands
+    checks = {
+        name.removeprefix("test_block_").replace("_", "-") for name in globals() if name.startswith("test_block_")
+    }
+    assert checks == set(BLOCKS)
+
+
+def test_block_wrap(sdk: Sdk) -> None:
+    with pool(execute("wrap")["app"]) as base:
+        assert httpx.get(base.removesuffix("/v1/assemblyai")).json() == {"service": "meeting notes"}
+        assert sdk(base, token("research")).transcribe("meeting.mp3").text
+        assert submit(base, "archive").status_code == 403
+        assert httpx.get(f"{base}/v2/transcript", headers={"authorization": token("archive")}).status_code == 200
+
+
+def mounted(name: str, sdk: Sdk) -> None:
+    names = execute(name)
+    with pool(names["app"]) as base:
+        assert sdk(base, token("research")).transcribe("meeting.mp3").text
+    assert names["pool"]._gate.draining
+
+
+def test_block_starlette(sdk: Sdk) -> None:
+    mounted("starlette", sdk)
+
+
+def test_block_litestar(sdk: Sdk) -> None:
+    need("litestar")
+    mounted("litestar", sdk)
+
+
+def test_block_callables() -> None:
+    with closing(sqlite3.connect("keys.db")) as db, db:
+        db.execute("CREATE TABLE keys (id, secret, project)")
+        db.execute("CREATE TABLE tokens (digest, team)")
+        db.execute("INSERT INTO keys VALUES ('prod-1', ?, 'prod')", (secret("good"),))
+        db.execute(
+            "INSERT INTO tokens VALUES (?, 'research')", (digest(b"pepper", token("research").encode(), sha256),)
+        )
+    with pool(execute("callables")["app"]) as base:
+        assert submit(base).status_code == 200
+        assert submit(base, "unknown").status_code == 401
+
+
+def test_block_quotas() -> None:
+    names = execute("quotas")
+    with pool(names["app"]) as base:
+        answers = [submit(base) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[-1].headers["retry-after"] == "3600"
+    assert names["spent"] == {"team:research": 2}
+
+
+@pytest.fixture
+def notes_example_com() -> Iterator[str]:
+    """The pool that the README's callers talk to."""
+    with pool(execute("wrap")["app"]) as base:
+        yield base
+
+
+@pytest.fixture
+def fresh_sdk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The SDK's module-wide settings and client, as in a new process."""
+    monkeypatch.setattr(assemblyai, "settings", assemblyai.Settings())
+    monkeypatch.setattr(assemblyai.Client, "_default", None)
+    yield
+    if assemblyai.Client._default is not None:
+        assemblyai.Client._default.http_client.close()
+
+
+def at(name: str, base: str) -> str:
+    """A caller's block, with the address of the served pool in it."""
+    block = BLOCKS[name]
+    assert "https://notes.example.com/v1/assemblyai" in block
+    return block.replace("https://notes.example.com/v1/assemblyai", base)
+
+
+@pytest.mark.usefixtures("fresh_sdk")
+def test_block_python_sdk(notes_example_com: str, simulator: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(at("python-sdk", notes_example_com), {})
+    assert capsys.readouterr().out.strip()
+    assert assemblyai.SyncTranscriber().transcribe(silence_wav(1)).text
+    llm = assemblyai.LLMGateway()
+    messages = [{"role": "user", "content": "What was said?"}]
+    assert llm.chat.completions.create(model=llm.models.list().data[0].id, messages=messages).choices
+    assert {request.service for request in simulator.requests} == {"api", "sync", "llm_gateway"}
+
+
+@pytest.mark.usefixtures("fresh_sdk")
+def test_the_environment_sets_up_the_python_sdk(notes_example_com: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSEMBLYAI_BASE_URL", notes_example_com)
+    monkeypatch.setenv("ASSEMBLYAI_API_KEY", token("research"))
+    monkeypatch.setattr(assemblyai, "settings", assemblyai.Settings())
+    assert assemblyai.Transcriber().transcribe("meeting.mp3").text
+
+
+def test_block_typescript(notes_example_com: str, tmp_path: Path) -> None:
+    need("node", "npm:assemblyai")
+    modules = next(folder for folder in _node_modules() if (folder / "assemblyai").is_dir())
+    (tmp_path / "node_modules").symlink_to(modules)
+    # Without its one word of TypeScript it is a module that every Node runs.
+    (tmp_path / "block.mjs").write_text(at("typescript", notes_example_com).replace("TEAM_TOKEN!", "TEAM_TOKEN"))
+    done = subprocess.run(["node", "block.mjs"], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_block_curl(notes_example_com: str, simulator: Simulator) -> None:
+    need("curl")
+    command = [os.path.expandvars(word) for word in shlex.split(at("curl", notes_example_com))]
+    done = subprocess.run([*command, "--silent", "--fail"], capture_output=True, text=True, check=True, timeout=20)
+    assert "upload_url" in done.stdout
+    assert len(simulator.uploads) == 1
+
+
+def test_block_testing() -> None:
+    with Simulator().running() as simulator:
+        execute("testing")["test_a_team_can_submit_a_job"](simulator)

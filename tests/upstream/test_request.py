@@ -1,0 +1,101 @@
+"""RFC 9112, sections 3 and 6: what goes out is one request, and says so clearly."""
+
+from __future__ import annotations
+
+import traceback
+
+import pytest
+
+from keypool_asgi.core.messages import Headers, Origin, RequestHead
+from keypool_asgi.upstream.request import BodyMeter, LengthMismatchError, body_length, encode_chunk, encode_request
+
+ORIGIN = Origin("https", "api.example.com", 443)
+
+
+def head(headers: Headers = (), method: bytes = b"GET", target: bytes = b"/v2/x?y=1") -> RequestHead:  # type: ignore[assignment]
+    return RequestHead(method, ORIGIN, target, [(b"Host", ORIGIN.authority), *headers], 1.0)
+
+
+def test_a_head_is_encoded_as_it_is() -> None:
+    request = encode_request(head([(b"X-a", b"1"), (b"x-A", b"\xff"), (b"Content-LENGTH", b"05")], b"POST"))
+    assert request.data == (
+        b"POST /v2/x?y=1 HTTP/1.1\r\nHost: api.example.com\r\nX-a: 1\r\nx-A: \xff\r\nContent-LENGTH: 05\r\n\r\n"
+    )
+    assert (request.length, request.persistent) == (5, True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "length"),
+    [
+        ([], 0),
+        ([(b"Content-Length", b"0")], 0),
+        ([(b"content-length", b"7")], 7),
+        ([(b"Transfer-Encoding", b"Chunked")], None),
+    ],
+)
+def test_the_length_of_a_body(headers: Headers, length: int | None) -> None:
+    assert body_length(headers) == encode_request(head(headers)).length == length
+
+
+@pytest.mark.parametrize("option", [b"close", b"Close", b"x, close"])
+def test_a_request_that_closes(option: bytes) -> None:
+    assert not encode_request(head([(b"Connection", option)])).persistent
+
+
+SECRET = b"sk-hunter2"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        head([(b"x", SECRET + b"\r\ny: z")]),
+        head([(b"x", SECRET + b"\n")]),
+        head([(b"x", SECRET + b"\r")]),
+        head([(b"x", SECRET + b"\0")]),
+        head([(b"x\r\ny", SECRET)]),
+        head([(b"authorization", SECRET)], target=b"/ HTTP/1.1\r\nx: y"),
+        head([(b"authorization", SECRET)], target=b"/a b"),
+        head([(b"authorization", SECRET)], target=b""),
+        head([(b"authorization", SECRET)], method=b"GET /"),
+        head([(b"authorization", SECRET)], method=b""),
+        head([(b"authorization", SECRET)], method=b"CONNECT"),
+        head([(b"authorization", SECRET), (b"content-length", b"1"), (b"content-length", b"1")]),
+        head([(b"authorization", SECRET), (b"content-length", b"1"), (b"transfer-encoding", b"chunked")]),
+        head([(b"authorization", SECRET), (b"transfer-encoding", b"gzip, chunked")]),
+        head([(b"authorization", SECRET), (b"content-length", b"+1")]),
+        head([(b"authorization", SECRET), (b"content-length", b"")]),
+    ],
+)
+def test_what_is_no_request_is_refused(bad: RequestHead) -> None:
+    with pytest.raises(ValueError) as caught:
+        encode_request(bad)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_request_is_not_printed() -> None:
+    """I2."""
+    assert "hunter2" not in repr(encode_request(head([(b"authorization", SECRET)])))
+
+
+def test_chunks() -> None:
+    assert encode_chunk(b"a" * 300) == b"12c\r\n" + b"a" * 300 + b"\r\n"
+
+
+def test_a_meter_holds_back_what_completes_the_body() -> None:
+    meter = BodyMeter(5)
+    assert [meter.pass_on(b"ab"), meter.pass_on(b"c"), meter.pass_on(b"de")] == [b"ab", b"c", b""]
+    assert (meter.rest(), meter.rest()) == (b"de", b"")
+
+
+def test_a_meter_without_a_length_holds_nothing_back() -> None:
+    meter = BodyMeter(None)
+    assert (meter.pass_on(b"ab"), meter.rest()) == (b"ab", b"")
+
+
+def test_a_meter_knows_too_much_and_too_little() -> None:
+    with pytest.raises(LengthMismatchError, match="shorter"):
+        BodyMeter(1).rest()
+    meter = BodyMeter(1)
+    meter.pass_on(b"a")
+    with pytest.raises(LengthMismatchError, match="longer"):
+        meter.pass_on(b"b")
