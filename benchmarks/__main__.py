@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from . import foreign, imports, memory, proc, small, stores
 from .stats import machine
 
 __all__ = ["main"]
 
-BENCHMARKS: dict[str, Callable[..., str]] = {
+BENCHMARKS: dict[str, Callable[..., Iterator[str]]] = {
     "memory": memory.run,
     "http": small.run,
     "stores": stores.run,
@@ -42,7 +42,8 @@ def main() -> int:
     print(machine())
     proc.pin(proc.processors()[0])
     for name in options.names or BENCHMARKS:
-        print(BENCHMARKS[name](quick=options.quick, profile=options.profile), flush=True)
+        for text in BENCHMARKS[name](quick=options.quick, profile=options.profile):
+            print(text, flush=True)
     return 0
 
 

@@ -68,7 +68,7 @@ def _asgiproxy(upstream: str) -> Any:
     return make_simple_proxy_app(ProxyContext(Config(), max_concurrency=10_000))
 
 
-def _own_quotas() -> dict[str, Any]:
+def _own_quotas(_folder: str) -> dict[str, Any]:
     """Give ``quotas`` an object of the user's, so that every verb goes through the guard."""
     from types import SimpleNamespace
 
@@ -80,10 +80,11 @@ def _own_quotas() -> dict[str, Any]:
     }
 
 
-STORES: dict[str, Callable[[], dict[str, Any]]] = {
-    # name: settings of KeyPoolMiddleware. A new store is one line.
-    "memory": dict,
-    "own-quotas": _own_quotas,
+STORES: dict[str, Callable[[str], dict[str, Any]]] = {
+    # Name to settings of KeyPoolMiddleware, given a folder that may be used. A new store is one line.
+    "memory": lambda _: {},
+    "own quotas": _own_quotas,
+    "sqlite": lambda folder: {"state": f"sqlite:///{folder}/keypool.db"},
 }
 """What the ``stores`` benchmark compares."""
 
@@ -104,7 +105,7 @@ def available(name: str) -> bool:
     return name not in _NEEDS or find_spec(_NEEDS[name]) is not None
 
 
-def make_app(name: str, upstream: str) -> Any:
+def make_app(name: str, upstream: str, folder: str) -> Any:
     """Make an app; ``store:NAME`` is the stack with a row of ``STORES``."""
     kind, _, store = name.partition(":")
-    return keypool(upstream, **STORES[store]()) if kind == "store" else APPS[name](upstream)
+    return keypool(upstream, **STORES[store](folder)) if kind == "store" else APPS[name](upstream)

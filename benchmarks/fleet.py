@@ -44,6 +44,7 @@ class Fleet:
     def __enter__(self) -> Fleet:
         """Make a temporary folder."""
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="keypool-bench-")))
+        self._errors = self._stack.enter_context((self.folder / "stderr").open("ab"))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -55,6 +56,7 @@ class Fleet:
         with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
             descriptor, port = listener.fileno(), listener.getsockname()[1]
             command = [sys.executable, "-m", "benchmarks.serve", *arguments, "--fd", str(descriptor)]
+            command += ["--folder", str(self.folder)]
             child = Child(self._start(command, on, keep=[descriptor]), port)
         return self._ready(child)
 
@@ -81,6 +83,7 @@ class Fleet:
             command,
             cwd=_ROOT,
             stdin=subprocess.DEVNULL,
+            stderr=self._errors,
             pass_fds=keep,
             preexec_fn=prepare,  # noqa: PLW1509 - this process has one thread while it starts others
             start_new_session=True,  # so that Ctrl-C reaches only us, and we stop it
@@ -101,7 +104,8 @@ class Fleet:
             except OSError:
                 time.sleep(0.05)
             if time.monotonic() > end:
-                raise TimeoutError(f"process {child.pid} did not begin to answer within {_START_SECONDS:g} s")
+                said = (self.folder / "stderr").read_text(encoding="utf-8", errors="replace")[-2000:]
+                raise TimeoutError(f"process {child.pid} did not begin to answer within {_START_SECONDS:g} s\n{said}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

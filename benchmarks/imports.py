@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from statistics import median
 
 from .stats import table
@@ -21,8 +22,8 @@ print(time.process_time_ns() - began, len(sys.modules) - before,
 """
 
 
-def run(*, quick: bool, profile: bool) -> str:  # noqa: ARG001 - every benchmark is called alike
-    """Measure, and return the table."""
+def run(*, quick: bool, profile: bool) -> Iterator[str]:  # noqa: ARG001 - every benchmark is called alike
+    """Measure, and give out the table."""
     found: dict[str, list[list[str]]] = {module: [] for module in _MODULES}
     for _ in range(5 if quick else 21):
         for module in _MODULES:
@@ -31,7 +32,7 @@ def run(*, quick: bool, profile: bool) -> str:  # noqa: ARG001 - every benchmark
     for module, runs in found.items():
         milliseconds = median([int(words[0]) for words in runs]) / 1e6
         rows.append([module, f"{milliseconds:.1f}", runs[0][1], " ".join(runs[0][2:])])
-    return table("import: beyond asyncio", ["module", "CPU ms", "modules", "of them"], rows)
+    yield table("import: beyond asyncio", ["module", "CPU ms", "modules", "of them"], rows)
 
 
 def _imported(module: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
@@ -51,8 +51,8 @@ TRANSFERS = (
 )
 
 
-def run(*, quick: bool, profile: bool) -> str:  # noqa: ARG001 - every benchmark is called alike
-    """Measure, and return the table."""
+def run(*, quick: bool, profile: bool) -> Iterator[str]:  # noqa: ARG001 - every benchmark is called alike
+    """Measure, and give out the table."""
     transfers = TRANSFERS
     if quick:
         transfers = tuple(Transfer(t.upload, min(t.size // 5, 100_000_000), t.peer, t.chunked) for t in TRANSFERS)
@@ -67,7 +67,7 @@ def run(*, quick: bool, profile: bool) -> str:  # noqa: ARG001 - every benchmark
         for transfer in transfers:
             rows += [_row(name, child, transfer) for name, child in children.items()]
     columns = ["transfer", "proxy", "MB", "MB/s", "CPU s/GB", "idle MiB", "peak MiB", "growth MiB", "<= 32", "<= 4"]
-    return table("memory: peak RSS above idle", columns, rows)
+    yield table("memory: peak RSS above idle", columns, rows)
 
 
 def _row(name: str, child: Child, transfer: Transfer) -> list[str]:

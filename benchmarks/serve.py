@@ -1,4 +1,4 @@
-"""Entry of the child processes: ``python -m benchmarks.serve NAME --fd N [--upstream URL] [--profile FILE]``."""
+"""Entry of the child processes: ``python -m benchmarks.serve NAME --fd N [--upstream URL] [--profile FILE] ...``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import cProfile
 import signal
 import socket
 from contextlib import suppress
+from typing import Any
 
 from . import upstream
 from .apps import make_app
@@ -21,21 +22,21 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--upstream", default="")
-    parser.add_argument("--profile")
+    parser.add_argument("--folder", default="", help="for files that the app keeps")
+    parser.add_argument("--profile", help="where to write a cProfile")
     options = parser.parse_args()
     sock = socket.socket(fileno=options.fd)
     if options.name == "upstream":
         _serve_upstream(sock)
     else:
-        _serve_app(options.name, options.upstream, sock, options.profile)
+        _serve_app(make_app(options.name, options.upstream, options.folder), sock, options.profile)
 
 
-def _serve_app(name: str, upstream_url: str, sock: socket.socket, profile_file: str | None) -> None:
+def _serve_app(app: Any, sock: socket.socket, profile_file: str | None) -> None:
     import uvicorn
 
     # uvicorn raises the signal again after its orderly shutdown; a profile is still to be written then.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    app = make_app(name, upstream_url)
     config = uvicorn.Config(app, http="httptools", ws="none", log_level="error", access_log=False, lifespan="auto")
     config.load()
     server = uvicorn.Server(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -55,23 +55,25 @@ class Subject:
         before = proc.cpu_seconds(self.child.pid)
         load = saturate(self.child.port, TARGET, TOKEN, connections=connections, seconds=seconds, folder=fleet.folder)
         self.loads.append(load)
-        self.cpu.append((proc.cpu_seconds(self.child.pid) - before) / load.requests)
+        self.cpu.append((proc.cpu_seconds(self.child.pid) - before) / max(1, load.requests))
 
     def forget(self) -> None:
         """Begin another series."""
         self.loads, self.cpu = [], []
 
 
-def run(*, quick: bool, profile: bool) -> str:
-    """Measure, and return the tables."""
+def run(*, quick: bool, profile: bool) -> Iterator[str]:
+    """Measure, and give out the tables."""
     plan = Plan.quick() if quick else Plan()
     with Fleet() as fleet:
         if profile:
-            return _profiled(fleet, plan)
+            yield from _profiled(fleet, plan)
+            return
         subjects = start(fleet, [name for name in APPS if available(name)])
-        reference = "nginx" if nginx.installed() else "null"
-        tables = [_saturation(fleet, subjects, plan, connections, reference) for connections in plan.connections]
-        return "\n".join([*tables, _one_by_one(subjects, plan), _bursts(subjects, plan)])
+        for connections in plan.connections:
+            yield _saturation(fleet, subjects, plan, connections)
+        yield _one_by_one(subjects, plan)
+        yield _bursts(subjects, plan)
 
 
 def start(fleet: Fleet, names: Sequence[str], profile: Path | None = None) -> list[Subject]:
@@ -138,7 +140,8 @@ def columns(reference: str) -> list[str]:
     return ["proxy", "req/s", f"x {reference}", "CPU us/req", f"CPU x {reference}", "p50 ms", "p99 ms", "errors"]
 
 
-def _saturation(fleet: Fleet, subjects: Sequence[Subject], plan: Plan, connections: int, reference: str) -> str:
+def _saturation(fleet: Fleet, subjects: Sequence[Subject], plan: Plan, connections: int) -> str:
+    reference = "nginx" if nginx.installed() else "null"
     saturated(fleet, subjects, plan, connections)
     rows = compare(subjects, reference)
     null = next(subject for subject in subjects if subject.name == "null")
@@ -175,19 +178,17 @@ def _bursts(subjects: Sequence[Subject], plan: Plan) -> str:
     return table("http: bursts of 16 at once, 200 requests/s", ["proxy", "p50 ms", "p99 ms"], rows)
 
 
-def _profiled(fleet: Fleet, plan: Plan) -> str:
-    """Load the stack, and say where the time goes: in one run by samples, if there is a sampler, in another by calls."""
+def _profiled(fleet: Fleet, plan: Plan) -> Iterator[str]:
+    """Load the stack, and say where the time goes: by samples if there is a sampler, and in another run by calls."""
     seconds = plan.seconds * plan.rounds
-    file = fleet.folder / "samples"
+    samples, calls = fleet.folder / "samples", fleet.folder / "calls"
     subject = start(fleet, ["keypool"])[-1]
-    running = sampler(subject.child.pid, seconds, file)
+    running = sampler(subject.child.pid, seconds, samples)
     subject.measure(fleet, 16, seconds)
-    texts = []
     if running is not None and running.wait(60) == 0:
-        texts.append(sampled(file, subject.cpu[0] * 1e6))
+        yield sampled(samples, subject.cpu[0] * 1e6)
     fleet.stop(subject.child)
-    file = fleet.folder / "calls"
-    subject = start(fleet, ["keypool"], profile=file)[-1]
+    subject = start(fleet, ["keypool"], profile=calls)[-1]
     subject.measure(fleet, 16, seconds)
     fleet.stop(subject.child)
-    return "\n".join([*texts, counted(file, subject.loads[0].requests)])
+    yield counted(calls, subject.loads[0].requests)

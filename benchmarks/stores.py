@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from .apps import STORES
 from .fleet import Fleet
 from .small import Plan, columns, compare, saturated, start
@@ -12,14 +14,14 @@ __all__ = ["run"]
 _CONNECTIONS = 16
 
 
-def run(*, quick: bool, profile: bool) -> str:  # noqa: ARG001 - every benchmark is called alike
-    """Measure, and return the table."""
+def run(*, quick: bool, profile: bool) -> Iterator[str]:  # noqa: ARG001 - every benchmark is called alike
+    """Measure, and give out the table."""
     plan = Plan.quick() if quick else Plan()
     with Fleet() as fleet:
         subjects = start(fleet, [f"store:{name}" for name in STORES])
         subjects = [subject for subject in subjects if subject.name.startswith("store:")]
         saturated(fleet, subjects, plan, _CONNECTIONS)
-        return table(
+        yield table(
             f"stores: small GETs, {_CONNECTIONS} connections",
             columns("store:memory"),
             compare(subjects, "store:memory"),

@@ -66,7 +66,9 @@ def locate(scope: Scope, prefix: str, *, mounted: bool) -> Location | None:
     root: str = scope.get("root_path", "").rstrip("/")
     inner = _without(root, path)
     if _is_below(inner, prefix):
-        return Location(root + prefix, inner[len(prefix) :])
+        # A mount has put its path into root_path, but a proxy has stripped what stands before it from the path.
+        known = mounted and inner == path and root.endswith(prefix)
+        return Location(root if known else root + prefix, inner[len(prefix) :])
     if not mounted:
         return None
     raw = _without(root, scope.get("raw_path", b"").decode("latin-1"))

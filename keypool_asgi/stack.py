@@ -229,6 +229,15 @@ class _Stack:
         """Every key as it stands now: its health by service and what it has in flight. Never its secret."""
         return self._pool.snapshot()
 
+    async def reload_keys(self) -> None:
+        """Ask the source of the keys again, now: for a rotation that must not wait for ``keys_ttl_seconds``.
+
+        Raises:
+            ConfigurationError: the source returned something that is not a list of keys.
+            StoreUnavailable: the source failed.
+        """
+        await self._pool.refresh()
+
     @property
     def open_exchanges(self) -> int:
         """Exchanges that are going on now."""
@@ -260,7 +269,7 @@ class _Stack:
     async def _open(self) -> None:
         """Load the keys before the first request. A source that fails now may be back when one comes."""
         try:
-            await self._pool.refresh()
+            await self.reload_keys()
         except (StoreUnavailable, ConfigurationError) as error:
             logger.warning("the keys could not be loaded at startup: %s", error)
 

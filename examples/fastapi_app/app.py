@@ -2,6 +2,7 @@
 
 ::
 
+    export KEYPOOL_PEPPER=... KEYPOOL_STATE=sqlite:///keypool-state.db
     python -m examples.fastapi_app.manage init
     uvicorn --factory examples.fastapi_app.app:create_app
 
@@ -30,7 +31,8 @@ def create_app(store: Store | None = None, **settings: Any) -> FastAPI:
         store: where the keys and teams are. None: the file that ``KEYPOOL_DB`` names (``keypool.db``), with the pepper
             in ``KEYPOOL_PEPPER``.
         settings: of ``KeyPoolMiddleware``, beside ``keys`` and ``teams``. They go before the environment:
-            ``KEYPOOL_TTL_SECONDS`` is how old the keys and teams may become before the file is asked again (60), and
+            ``KEYPOOL_TTL_SECONDS`` is how old the keys and teams may become before the file is asked again (60),
+            ``KEYPOOL_STATE`` is where the owners of uploads and transcripts outlive a restart (unset: nowhere), and
             ``KEYPOOL_API_ORIGIN`` is another base URL than AssemblyAI's, such as a simulator's.
     """
     store = store or Store.from_environment()
@@ -44,6 +46,7 @@ def create_app(store: Store | None = None, **settings: Any) -> FastAPI:
 def _environment() -> dict[str, Any]:
     ttl = float(os.environ.get("KEYPOOL_TTL_SECONDS", "60"))
     settings: dict[str, Any] = {"keys_ttl_seconds": ttl, "teams_ttl_seconds": ttl}
+    settings["state"] = os.environ.get("KEYPOOL_STATE")
     if origin := os.environ.get("KEYPOOL_API_ORIGIN"):
         settings["origins"] = {"api": origin}
     return settings

@@ -130,7 +130,11 @@ def upstream_fields(headers: Headers, *, token: bytes, replaced: frozenset[bytes
     """
     named = _connection_named(headers)
     dropped = _NOT_FOR_UPSTREAM | named | replaced if named or replaced else _NOT_FOR_UPSTREAM
-    return [(name, value) for name, value in headers if name not in dropped and not (token and token in value)]
+    return [
+        (name, value)
+        for name, value in headers
+        if name not in dropped and not (token and (token in value or token in name))
+    ]
 
 
 def downstream_fields(status: int, headers: Headers) -> Headers:
@@ -159,6 +163,5 @@ def forwarded_query(query: bytes, token: bytes) -> bytes:
 
 
 def _carries_credential(parameter: bytes, token: bytes) -> bool:
-    name, _, value = parameter.partition(b"=")
-    decoded = unquote_to_bytes(value.replace(b"+", b" "))
-    return unquote_to_bytes(name).lower() in _CREDENTIAL_PARAMETERS or bool(token and token in decoded)
+    name = unquote_to_bytes(parameter.partition(b"=")[0]).lower()
+    return name in _CREDENTIAL_PARAMETERS or bool(token and (token in parameter or token in unquote_to_bytes(parameter)))

@@ -46,7 +46,7 @@ class MemoryResources(BuiltIn):
     """Owners in this process's memory: gone with it, and unknown to other processes.
 
     Every verb runs without an await inside, so that it is atomic among the tasks of one event loop. A page costs
-    O(limit + log n), whatever it asks for. 100,000 owners take about 100 MB.
+    O(limit + log n), whatever it asks for. 100,000 owners take about 60 MB.
 
     Args:
         clock: returns the time in seconds. Retention is measured with it, from the moment of recording.

@@ -10,7 +10,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
@@ -123,40 +124,39 @@ class SqliteFile:
             ConfigurationError: see ``open``.
             StoreUnavailable: the file cannot be read now.
         """
-        future: Future[T] = Future()
-        return await self._submit(_Job(work, future, writes=False, durable=False), future)
+        return await self._submit(work, writes=False, durable=False)
 
     async def write(self, work: Work[T], *, durable: bool = True) -> T:
         """Return what ``work`` makes of the connection, in a transaction. It runs even if the caller is cancelled.
 
         Args:
-            work: runs on the file's thread, and may read and write. If it raises, nothing of it remains.
+            work: runs on the file's thread, and may read and write. If it raises, nothing of it remains. It is run
+                again if its transaction was undone because of another's.
             durable: whether it must outlive a power failure.
 
         Raises:
             ConfigurationError: see ``open``.
             StoreUnavailable: the file cannot be written now.
         """
-        future: Future[T] = Future()
-        future.set_running_or_notify_cancel()  # it cannot be cancelled from here on
-        return await self._submit(_Job(work, future, writes=True, durable=durable), future)
+        return await self._submit(work, writes=True, durable=durable)
 
     async def aclose(self) -> None:
         """Finish what has begun, and close the file. The next use opens it again."""
         with self._lock:
             worker, self._worker = self._worker, None
         if worker is not None and worker.pid == os.getpid():
-            await asyncio.shield(asyncio.wrap_future(worker.close()))
+            await asyncio.shield(worker.close())
 
-    async def _submit(self, job: _Job, future: Future[T]) -> T:
+    async def _submit(self, work: Work[T], *, writes: bool, durable: bool) -> T:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         with self._lock:
             worker = self._worker
             if worker is None or worker.pid != os.getpid():
                 if worker is not None:
                     _FORKED.append(worker)
                 worker = self._worker = _Worker(self.path, self._schema, self._busy_seconds)
-            worker.submit(job)
-        return await asyncio.wrap_future(future)
+            worker.submit(_Job(work, future, writes, durable))
+        return await future
 
 
 # What a fork brought along. SQLite forbids even closing such a connection, so they are kept.
@@ -165,7 +165,7 @@ _FORKED: list[_Worker] = []
 
 class _Job(NamedTuple):
     work: Work[Any]
-    future: Future[Any]
+    future: asyncio.Future[Any]
     writes: bool
     durable: bool
 
@@ -180,68 +180,67 @@ class _Worker:
         self._busy_seconds = busy_seconds
         self._connection: sqlite3.Connection | None = None
         self._jobs: deque[_Job] = deque()
+        self._lock = threading.Lock()
+        self._idle = True
         self._thread = ThreadPoolExecutor(1, "keypool-sqlite")
 
     def submit(self, job: _Job) -> None:
         """Take a job on. It is done together with those that are waiting when the thread comes to it."""
-        self._jobs.append(job)
-        self._thread.submit(self._drain)
+        with self._lock:
+            self._jobs.append(job)
+            wake, self._idle = self._idle, False
+        if wake:
+            self._thread.submit(self._drain)
 
-    def close(self) -> Future[None]:
+    def close(self) -> asyncio.Future[None]:
         """Close the connection after every job, and end the thread."""
-        closed = self._thread.submit(self._disconnect)
+        closed = asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown(wait=False)
         return closed
 
     # Everything below runs on the thread.
 
     def _drain(self) -> None:
-        jobs = [self._jobs.popleft() for _ in range(min(_BATCH, len(self._jobs)))]
-        jobs = [job for job in jobs if job.writes or job.future.set_running_or_notify_cancel()]
-        if not jobs:
-            return
-        outcomes: list[_Outcome]
-        try:
-            connection = self._connect()
-            outcomes = self._commit(connection, [job for job in jobs if job.writes])
-            outcomes += [_attempt(connection, job) for job in jobs if not job.writes]
-        except Exception as error:  # noqa: BLE001 - whatever it is, each caller must hear of it
-            outcomes = [_Outcome(job, None, error) for job in jobs if not job.future.done()]
-        self._report(outcomes)
+        while jobs := self._take():
+            try:
+                outcomes = self._do([job for job in jobs if job.writes or not job.future.cancelled()])
+            except Exception as error:  # noqa: BLE001 - whatever it is, each caller must hear of it
+                outcomes = [_Outcome(job, None, error) for job in jobs]
+            self._log([outcome.error for outcome in outcomes if _is_failure(outcome.error)])
+            _report(outcomes)
+
+    def _take(self) -> list[_Job]:
+        with self._lock:
+            self._idle = not self._jobs
+            return [self._jobs.popleft() for _ in range(min(_BATCH, len(self._jobs)))]
+
+    def _do(self, jobs: list[_Job]) -> list[_Outcome]:
+        """Do the jobs that write, then those that read, so that these see only what is committed."""
+        connection = self._connect()
+        outcomes = self._commit(connection, [job for job in jobs if job.writes])
+        return outcomes + [_attempt(connection, job) for job in jobs if not job.writes]
 
     def _commit(self, connection: sqlite3.Connection, jobs: list[_Job]) -> list[_Outcome]:
-        """Do jobs that write, in one transaction."""
-        if not jobs:
-            return []
+        """Do jobs that write in one transaction; if one of them fails, in one for each."""
         try:
-            durable = any(job.durable for job in jobs)
-            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            connection.execute("BEGIN IMMEDIATE")
-            outcomes = [_attempt_alone(connection, job) for job in jobs]
-            connection.execute("COMMIT")
+            outcomes = _transact(connection, jobs)
         except sqlite3.Error as error:
             _roll_back(connection)
             return [_Outcome(job, None, error) for job in jobs]
+        if len(jobs) > 1 and outcomes[-1].error is not None:
+            return [outcome for job in jobs for outcome in self._commit(connection, [job])]
         return outcomes
 
-    def _report(self, outcomes: list[_Outcome]) -> None:
-        """Let the callers resume. What failed is logged once for all of them."""
-        failed = [outcome.error for outcome in outcomes if _is_failure(outcome.error)]
-        if failed:
-            self._log(failed[0], len(failed))
-            if getattr(failed[0], "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
-                self._disconnect()  # a new connection finds a file that was repaired meanwhile
-        for job, result, error in outcomes:
-            if error is None:
-                job.future.set_result(result)
-            else:
-                job.future.set_exception(_refusal(error) if _is_failure(error) else error)
-
-    def _log(self, error: BaseException | None, callers: int) -> None:
-        code = getattr(error, "sqlite_errorcode", 0)
-        name = getattr(error, "sqlite_errorname", type(error).__name__)
-        text = f"{error}; {_HINTS.get(code & 0xFF, 'see sqlite.org/rescode.html')}" if code else "an error in a store"
-        log.error("state: %s failed for %d callers: %s: %s", self._path, callers, name, text)
+    def _log(self, failed: list[BaseException | None]) -> None:
+        """Tell of what failed at one time, once."""
+        if not failed:
+            return
+        code = _code(failed[0])
+        name = getattr(failed[0], "sqlite_errorname", type(failed[0]).__name__)
+        text = f"{failed[0]}; {_HINTS.get(code, 'see sqlite.org/rescode.html')}" if code else "an error in a store"
+        log.error("state: %s failed, requests refused: %d: %s: %s", self._path, len(failed), name, text)
+        if any(isinstance(error, sqlite3.Error) and _code(error) != sqlite3.SQLITE_BUSY for error in failed):
+            self._disconnect()  # a new connection finds a file that was repaired meanwhile
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -257,7 +256,8 @@ class _Worker:
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            with suppress(sqlite3.Error):  # it is closed because it failed
+                connection.close()
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Bring the file up to date; several processes may be about to do it."""
@@ -301,7 +301,7 @@ class _Worker:
             try:
                 return str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                     raise
                 time.sleep(0.01)
 
@@ -312,6 +312,27 @@ class _Outcome(NamedTuple):
     error: BaseException | None
 
 
+def _report(outcomes: list[_Outcome]) -> None:
+    """Let the callers resume: one call for all of an event loop, because waking it costs more than the work."""
+    loops: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
+    for outcome in outcomes:
+        loops.setdefault(outcome.job.future.get_loop(), []).append(outcome)
+    for loop, theirs in loops.items():
+        with suppress(RuntimeError):  # the loop is closed, so nobody is waiting
+            loop.call_soon_threadsafe(_settle, theirs)
+
+
+def _settle(outcomes: list[_Outcome]) -> None:
+    """Give the outcomes to those who still wait for them. Runs on their event loop."""
+    for job, result, error in outcomes:
+        if job.future.done():
+            continue
+        if error is None:
+            job.future.set_result(result)
+        else:
+            job.future.set_exception(_refusal(error) if _is_failure(error) else error)
+
+
 def _attempt(connection: sqlite3.Connection, job: _Job) -> _Outcome:
     try:
         return _Outcome(job, job.work(connection), None)
@@ -319,16 +340,21 @@ def _attempt(connection: sqlite3.Connection, job: _Job) -> _Outcome:
         return _Outcome(job, None, error)
 
 
-def _attempt_alone(connection: sqlite3.Connection, job: _Job) -> _Outcome:
-    """Do a job within a transaction; if it fails, undo it and nothing else."""
-    connection.execute("SAVEPOINT job")
-    outcome = _attempt(connection, job)
-    if outcome.error is not None:
-        if not connection.in_transaction and isinstance(outcome.error, sqlite3.Error):
-            raise outcome.error  # SQLite has undone the whole transaction
-        connection.execute("ROLLBACK TO job")
-    connection.execute("RELEASE job")
-    return outcome
+def _transact(connection: sqlite3.Connection, jobs: list[_Job]) -> list[_Outcome]:
+    """Do jobs in one transaction. The first that fails is the last, and undoes it."""
+    if not jobs:
+        return []
+    durable = any(job.durable for job in jobs)
+    connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+    connection.execute("BEGIN IMMEDIATE")
+    outcomes = []
+    for job in jobs:
+        outcomes.append(_attempt(connection, job))
+        if outcomes[-1].error is not None:
+            _roll_back(connection)
+            return outcomes
+    connection.execute("COMMIT")
+    return outcomes
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
@@ -338,6 +364,11 @@ def _roll_back(connection: sqlite3.Connection) -> None:
 
 def _value(connection: sqlite3.Connection, pragma: str) -> int:
     return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def _code(error: BaseException | None) -> int:
+    """SQLite's primary result code of an error, 0 where there is none."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _is_failure(error: BaseException | None) -> bool:

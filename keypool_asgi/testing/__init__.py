@@ -10,10 +10,13 @@ from .simulator.facade import Simulator
 from .simulator.faults import MALFORMED, Break, Fault, Rule, Stall, Zeros
 from .simulator.records import Recorded
 from .simulator.server import Settings
+from .simulator.sockets.faults import INVALID_FRAMES, SocketFault
+from .simulator.sockets.sessions import Session
 from .simulator.values import Reply
 from .simulator.world import Account, BillLine, ForeignRequest, Key, Project, Throttle, Token, Transcript, Upload
 
 __all__ = [
+    "INVALID_FRAMES",
     "MALFORMED",
     "Account",
     "BillLine",
@@ -25,8 +28,10 @@ __all__ = [
     "Recorded",
     "Reply",
     "Rule",
+    "Session",
     "Settings",
     "Simulator",
+    "SocketFault",
     "Stall",
     "Throttle",
     "Token",

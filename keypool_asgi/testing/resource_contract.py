@@ -265,10 +265,10 @@ class ResourceStoreContract:
 
         async def scenario(store: ResourceStore) -> None:
             mine = [f"id-{number:04}" for number in range(0, 1050, 50)]
-            for number in range(1050):
-                resource_id = f"id-{number:04}"
-                team = "team-a" if resource_id in mine else f"team-{number % 7}"
-                await store.record(transcript(resource_id, team, NOON + number // 100))
+            every = [transcript(f"id-{number:04}", f"t-{number % 7}", NOON + number // 100) for number in range(1050)]
+            every = [replace(one, team="team-a") if one.ref.id in mine else one for one in every]
+            for first in range(0, 1050, 50):
+                await asyncio.gather(*(store.record(one) for one in every[first : first + 50]))
             page = Page("transcript", 4, team="team-a")
             assert await _walk(store, page) == mine[::-1]
             assert await _walk(store, replace(page, after=(0.0, ""))) == mine

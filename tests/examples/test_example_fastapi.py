@@ -174,6 +174,9 @@ def test_the_command_line_and_the_environment(
     assert "key prod-1, project prod" in said.out
     assert "sk-kp-" not in said.out + said.err
     issued = said.out.splitlines()[-1]
+    monkeypatch.setenv("KEYPOOL_STATE", f"sqlite:///{tmp_path}/state.db")
+    path, headers = "/v1/assemblyai/v2/transcript", {"authorization": f"Bearer {issued}"}
     with serve(create_app()) as served:
-        answer = httpx.get(f"{served.url}/v1/assemblyai/v2/transcript", headers={"authorization": f"Bearer {issued}"})
-        assert answer.status_code == 200
+        job = httpx.post(served.url + path, headers=headers, json={"audio_url": "https://example.com/meeting.mp3"})
+    with serve(create_app()) as served:
+        assert httpx.get(f"{served.url}{path}/{job.json()['id']}", headers=headers).status_code == 200

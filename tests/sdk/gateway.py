@@ -38,7 +38,9 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def opened(host: str = "bare-wrapped", *, tls: bool = False, simulator: Simulator | None = None, **settings: Any) -> Iterator[Gateway]:
+def opened(
+    host: str = "bare-wrapped", *, tls: bool = False, simulator: Simulator | None = None, **settings: Any
+) -> Iterator[Gateway]:
     """Open a pool of two keys of different accounts in a host app, with changes to its settings.
 
     At the end, upstream must not have seen anything that no sane proxy sends, nor a resource on a foreign key.

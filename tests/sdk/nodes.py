@@ -1,4 +1,4 @@
-"""The official Node SDKs from Python: calls go to ``node/driver.mjs`` as JSON lines, outcomes come back the same way."""
+"""The official Node SDKs from Python: calls go to ``node/driver.mjs`` as JSON lines, and outcomes come back so."""
 
 from __future__ import annotations
 

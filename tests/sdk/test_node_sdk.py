@@ -15,7 +15,7 @@ QUICK = {"pollingInterval": 5}
 @pytest.fixture
 def sdk(node: Node, gateway: Gateway):
     """Call a method of the SDK's client: ``sdk("transcripts.list", {"limit": 2})``."""
-    options = {name: gateway.url for name in ("baseUrl", "syncBaseUrl", "dictationBaseUrl", "llmGatewayBaseUrl")}
+    options = dict.fromkeys(("baseUrl", "syncBaseUrl", "dictationBaseUrl", "llmGatewayBaseUrl"), gateway.url)
     return lambda method, *args: node.call({"apiKey": gateway.token, **options}, method, *args)
 
 

@@ -198,7 +198,7 @@ def test_the_async_twin_transcribes_a_group(gateway, sdk) -> None:
     assert run(work()) == [3, 2]
 
 
-@pytest.mark.parametrize("form", [lambda path: str(path), lambda path: Unsized(path.read_bytes())], ids=["path", "unsized"])
+@pytest.mark.parametrize("form", [str, lambda path: Unsized(path.read_bytes())], ids=["path", "unsized"])
 def test_the_async_twin_uploads(gateway, sdk, recording, form) -> None:
     async def work() -> None:
         async with async_transcriber() as worker:
@@ -303,14 +303,13 @@ def test_an_openai_like_client_chats(gateway, openai_like) -> None:
 
 
 def test_an_openai_like_client_gets_each_event_as_it_is_said(gateway, openai_like) -> None:
-    """Upstream says one event and falls silent: it is here before the last one has been sent."""
-    gateway.sim.fail(Fault.stalled("response body", 400), path="/v1/chat/completions")
+    """Upstream says one event and falls silent for a while: it is here before the last one has been sent."""
+    gateway.sim.fail(Fault.stalled("response body", 400, seconds=0.7), path="/v1/chat/completions")
     wanted = {"model": "gpt-5", "messages": QUESTION, "stream": True}
     with openai_like.stream("POST", "/chat/completions", json=wanted) as answer:
         lines = answer.iter_lines()
         assert next(lines).startswith("data: {")
         assert gateway.sim.requests[0].outcome == "open"
-        gateway.sim.release()
         assert [line for line in lines if line][-1] == "data: [DONE]"
     assert answer.headers["content-type"] == "text/event-stream"
 

@@ -287,7 +287,7 @@ def split(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @parsers
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(stream=responses(), cuts=st.lists(st.integers(0, 400), max_size=8))
 def test_any_split_parses_to_the_same(parser: str, stream: bytes, cuts: list[int]) -> None:
     result, reader = read(parser, split(stream, cuts))
@@ -308,7 +308,7 @@ _POISON = st.sampled_from(
 
 
 @parsers
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     stream=responses(),
     method=st.sampled_from([b"GET", b"HEAD"]),

@@ -133,8 +133,8 @@ async def serve(handler: Handler, *, context: ssl.SSLContext | None = None) -> A
     try:
         yield peer
     finally:
+        await asyncio.sleep(0.01)  # asyncio loses what is accepted while a server closes; let that have its handler
         server.close()
-        await asyncio.sleep(0.01)  # what was accepted in this moment has a task then
         for task in list(tasks):
             task.cancel()
         await until(lambda: not tasks)

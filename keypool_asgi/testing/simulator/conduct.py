@@ -16,13 +16,16 @@ _FORBIDDEN_STARTS = (b"proxy-", b"x-forwarded-", b"x-keypool")
 _ONCE = (b"host", b"authorization", b"content-length", b"content-type", b"transfer-encoding")
 
 
-def violations(target: bytes, headers: Headers, authority: bytes) -> list[str]:
+def violations(target: bytes, headers: Headers, authority: bytes, *, upgrade: bool = False) -> list[str]:
     """List what is wrong with the head of a request; ``headers`` have names in lower case.
+
+    The fields of an ``upgrade`` to a WebSocket, and its token, are not looked at here.
 
     Hop-by-hop fields (RFC 9110, section 7.6.1), credentials of the caller's side, fields that tell who the caller
     is, framing that contradicts itself (RFC 9112, section 6.3), and a ``Host`` that is not the origin's.
     """
-    return [*_framing(headers), *_fields(headers), *_host(headers, authority), *_target(target)]
+    others = [field for field in headers if field[0] not in (b"connection", b"upgrade")] if upgrade else headers
+    return [*_framing(headers), *_fields(others), *_host(headers, authority), *_target(target, token=upgrade)]
 
 
 def _framing(headers: Headers) -> Iterator[str]:
@@ -51,12 +54,12 @@ def _host(headers: Headers, authority: bytes) -> Iterator[str]:
         yield f"Host is {host.decode('latin-1')!r}, not {authority.decode()!r}"
 
 
-def _target(target: bytes) -> Iterator[str]:
+def _target(target: bytes, *, token: bool) -> Iterator[str]:
     if not target.startswith(b"/"):
         yield f"request target {target.decode('latin-1')!r} is not in origin form"
     path, _, query = target.decode("latin-1").partition("?")
     if any(unquote(segment) in (".", "..") for segment in path.split("/")):
         yield f"request target {path!r} has dot segments"
     for name, _ in parse_qsl(query, keep_blank_values=True):
-        if name == "token":
+        if name == "token" and not token:
             yield "query parameter token: AssemblyAI takes it for a credential"

@@ -10,6 +10,8 @@ import h11
 
 from .exchange import Ended, Exchange
 from .records import Recorded
+from .sockets import handshake
+from .sockets.upgrade import Upgrade, is_socket
 from .wire import Wire, WireLost
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Connection:
         if head is None:
             return False
         self.idle = False
-        exchange = Exchange(self, head)
+        exchange = self._exchange(head)
         return await exchange.run() and self._recycle()
 
     async def event(self, most: int = 65_536) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
@@ -73,6 +75,10 @@ class Connection:
             self._parser.receive_data(data)
         return event
 
+    def detach(self) -> bytes:
+        """Return what has come after the request, whose connection is no longer HTTP's."""
+        return self._parser.trailing_data[0]
+
     @property
     def waits_for_continue(self) -> bool:
         """Whether the client waits for a 100 before it sends its body."""
@@ -82,6 +88,10 @@ class Connection:
     def leftover(self) -> bool:
         """Whether bytes have come after the end of the request, before it was answered."""
         return bool(self._parser.trailing_data[0]) or self.wire.pending
+
+    def _exchange(self, head: h11.Request) -> Exchange:
+        upgrade = handshake.wants_upgrade(list(head.headers)) and is_socket(head.target)
+        return Upgrade(self, head) if upgrade else Exchange(self, head)
 
     async def _next_head(self) -> h11.Request | None:
         self._head.clear()

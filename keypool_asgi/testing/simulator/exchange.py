@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote
@@ -15,6 +16,7 @@ from .faults import Fault
 from .records import Recorded
 from .values import Body, Refused, Reply, Request, json_reply
 from .wire import WireLost
+from .world import Key
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -34,16 +36,18 @@ class Ended(Exception):
 class Exchange:
     """One request and its response."""
 
+    _upgrades = False
+
     def __init__(self, connection: Connection, head: h11.Request) -> None:
         self._connection, self._server, self._wire = connection, connection.server, connection.wire
         self._head = head
         self._complete = self._closing = False
         self._request = self._look(head)
         self._record = self._open_record()
-        self._fault = self._record.fault or _NO_FAULT
+        self._fault = self._record.fault if isinstance(self._record.fault, Fault) else _NO_FAULT
         content_type = next((value for name, value in head.headers if name == b"content-type"), b"")
         self._body = BodySummary(content_type, keep=self._working_size(), needles=self._record.watched)
-        self._wrong = conduct.violations(head.target, self._request.headers, self._server.authority)
+        self._wrong = list(self._conduct())
 
     async def run(self) -> bool:
         """Play the exchange; returns whether the connection may be used again."""
@@ -263,11 +267,18 @@ class Exchange:
             now=self._server.settings.clock(),
         )
 
+    def _conduct(self) -> Iterable[str]:
+        return conduct.violations(self._head.target, self._request.headers, self._server.authority)
+
+    def _identity(self) -> tuple[str | None, Key | None]:
+        """Tell what the request presents, and the key that it is or stands for."""
+        secret = routes.presented_key(self._request)
+        return secret, self._server.world.keys.get(secret or "")
+
     def _open_record(self) -> Recorded:
         request, recorder = self._request, self._server.recorder
-        secret = routes.presented_key(request)
         with self._server.lock:
-            key = self._server.world.keys.get(secret or "")
+            secret, key = self._identity()
         record = Recorded(
             number=request.number,
             connection=self._connection.number,
@@ -281,7 +292,11 @@ class Exchange:
             project=None if key is None else key.project.name,
             started=request.now,
             fault=self._server.rules.pick(
-                key=secret, service=request.service, method=request.method, path=request.path
+                key=secret if key is None else key.secret,
+                service=request.service,
+                method=request.method,
+                path=request.path,
+                upgrade=self._upgrades,
             ),
             watched=recorder.watched,
         )

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import threading
+import ssl
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Literal
 
 from .faults import Fault, Rule, Rules
+from .holdings import Holdings
 from .records import Recorded, Recorder
-from .routes import REGIONS, SERVICES
+from .routes import SERVICES
 from .runner import Runner
 from .server import Server, Settings
+from .sockets.faults import SocketFault
+from .sockets.sessions import Ledger, Session
 from .values import Service
-from .world import Account, BillLine, ForeignRequest, Key, Project, Throttle, Token, Transcript, Upload, World
+from .world import BillLine, ForeignRequest, Transcript, Upload, World
 
 __all__ = ["Simulator"]
 
 DEFAULT_KEY = "simulator-key-1"
 
 
-class Simulator:
+class Simulator(Holdings):
     """AssemblyAI over a real socket, strict about what it is sent.
 
     Start it with ``running()`` (in a thread of its own, for synchronous tests), with ``serving()`` (in the event loop
@@ -39,8 +42,10 @@ class Simulator:
         external_audio_seconds: the length of an audio that was not uploaded here.
         stream_interval: seconds between two pieces of a streamed reply (chat completions, speech).
         clock: returns Unix time in seconds.
-        keep_requests: how many records are kept; None keeps all.
-        keep_body, keep_alive, compress, chunked: conduct of the server, see ``Settings``.
+        keep_requests: how many records of requests, and of sessions, are kept; None keeps all.
+        keep_body, keep_alive, compress, chunked, echo: conduct of the server; for these and more see ``Settings``,
+            which may be changed at any time (``simulator.settings.deflate = True``).
+        tls: the files of a certificate and of its key, or a context; the origins are then ``https`` and ``wss``.
     """
 
     def __init__(
@@ -59,12 +64,15 @@ class Simulator:
         keep_alive: float = 60.0,
         compress: bool = False,
         chunked: bool = False,
+        echo: bool = False,
+        tls: tuple[str | Path, str | Path] | ssl.SSLContext | None = None,
     ) -> None:
-        self._lock = threading.RLock()
-        self._world = World(completes_after_polls, processing_seconds, external_audio_seconds, stream_interval)
+        super().__init__(World(completes_after_polls, processing_seconds, external_audio_seconds, stream_interval))
+        self._ledger = Ledger(self._world, keep_requests)
         self._rules = Rules()
         self._recorder = Recorder(keep_requests)
-        self.settings = Settings(clock, keep_body, keep_alive, compress, chunked)
+        self.settings = Settings(clock, keep_body, keep_alive, compress, chunked, echo)
+        self._tls = _context(*tls) if isinstance(tls, tuple) else tls
         self._runner = Runner(self._make_server, host=host, port=port)
         for secret, place in ({DEFAULT_KEY: "account-1/project-1"} if keys is None else keys).items():
             account, _, project = place.partition("/")
@@ -114,79 +122,10 @@ class Simulator:
         server = self._runner.server
         return {service: server.base(service, region) for service in SERVICES}
 
-    # Accounts, projects and keys
-
     @property
-    def key(self) -> str:
-        """The secret of the first key."""
-        with self._lock:
-            return next(iter(self._world.keys))
-
-    def add_account(
-        self,
-        name: str,
-        *,
-        region: str = "us",
-        balance: float = 100.0,
-        free: bool = False,
-        rate_limit: tuple[int, float] | None = None,
-    ) -> Account:
-        """Add an account; ``balance`` is in dollars, ``rate_limit`` is requests in so many seconds."""
-        if region not in REGIONS:
-            raise ValueError(f"region is {region!r}, one of {REGIONS} is expected")
-        with self._lock:
-            self._new(name, self._world.accounts)
-            account = self._world.accounts[name] = Account(name, region, balance, free, rate_limit=rate_limit)
-            return account
-
-    def add_project(self, name: str, *, account: str) -> Project:
-        """Add a project to an account."""
-        with self._lock:
-            self._new(name, self._world.projects)
-            project = self._world.projects[name] = Project(name, self._world.accounts[account])
-            return project
-
-    def add_key(self, secret: str | None = None, *, project: str) -> str:
-        """Add a key to a project; returns its secret, which is made up if it is not given."""
-        secret = secret or uuid.uuid4().hex
-        with self._lock:
-            self._new(secret, self._world.keys)
-            self._world.keys[secret] = Key(secret, self._world.projects[project])
-        return secret
-
-    def revoke_key(self, secret: str) -> None:
-        """Have a key refused from now on."""
-        with self._lock:
-            self._world.keys[secret].revoked = True
-
-    def restore_key(self, secret: str) -> None:
-        """Have a revoked key accepted again."""
-        with self._lock:
-            self._world.keys[secret].revoked = False
-
-    def set_balance(self, account: str, balance: float) -> None:
-        """Put an account out of funds (below zero), or top it up."""
-        with self._lock:
-            self._world.accounts[account].balance = balance
-
-    def throttle(
-        self,
-        account: str,
-        *,
-        status: Literal[429, 403] = 429,
-        retry_after: float | None = 1.0,
-        http_date: bool = False,
-        error: str = "Too Many Requests",
-        service: Service | None = None,
-    ) -> None:
-        """Refuse an account for sending too much, until ``unthrottle``; the arguments are those of ``Throttle``."""
-        with self._lock:
-            self._world.accounts[account].throttle = Throttle(status, retry_after, http_date, error, service)
-
-    def unthrottle(self, account: str) -> None:
-        """Accept an account's requests again."""
-        with self._lock:
-            self._world.accounts[account].throttle = None
+    def socket_origins(self) -> dict[Service, str]:
+        """The base URL of each service as ``ws`` or ``wss``; sessions begin at ``/v3/ws`` or ``/v1/ws`` under it."""
+        return {service: origin.replace("http", "ws", 1) for service, origin in self.origins.items()}
 
     # Jobs
 
@@ -216,12 +155,6 @@ class Simulator:
         with self._lock:
             return list(self._world.transcripts.values())
 
-    @property
-    def tokens(self) -> list[Token]:
-        """Every temporary token that was minted, oldest first."""
-        with self._lock:
-            return list(self._world.tokens.values())
-
     # What reached it
 
     @property
@@ -231,8 +164,20 @@ class Simulator:
 
     @property
     def open_requests(self) -> int:
-        """How many requests are in progress."""
+        """How many requests are in progress; one that began a session is so while it is connected."""
         return self._recorder.open
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Every session over WebSocket, oldest first, as it is now."""
+        with self._lock:
+            return self._ledger.told(self.settings.clock())
+
+    @property
+    def open_sessions(self) -> int:
+        """How many sessions run, and cost, by now; also those whose client has left without ending them."""
+        with self._lock:
+            return len(self._ledger.running(self.settings.clock()))
 
     @property
     def connections(self) -> int:
@@ -241,7 +186,7 @@ class Simulator:
 
     @property
     def violations(self) -> list[str]:
-        """What was sent that no sane proxy sends; each was answered with a 400."""
+        """What was sent that no sane proxy sends; each was answered with a 400 (or, within a session, a close)."""
         return self._recorder.violations
 
     @property
@@ -255,7 +200,7 @@ class Simulator:
         self._recorder.watch(_bytes(needle))
 
     def saw(self, needle: bytes | str) -> list[Recorded]:
-        """Return the requests whose bytes contain ``needle``: target, fields, body, trailers.
+        """Return the requests whose bytes contain ``needle``: target, fields, body (messages of a session), trailers.
 
         Raises:
             LookupError: a body was longer than what is kept of it, and the needle was not watched when it came.
@@ -263,8 +208,9 @@ class Simulator:
         return [record for record in self._recorder.requests if record.contains(_bytes(needle))]
 
     def forget(self) -> None:
-        """Drop what was recorded: requests, violations, foreign requests, the bill."""
+        """Drop what was recorded: requests, sessions that are not open, violations, foreign requests, the bill."""
         with self._lock:
+            self._ledger.forget()
             self._recorder.forget()
             self._world.foreign.clear()
             self._world.bill.clear()
@@ -285,14 +231,18 @@ class Simulator:
 
     @property
     def bill(self) -> list[BillLine]:
-        """What upstream charges for, oldest first."""
+        """What upstream charges for, oldest first. Sessions are on it once they have ended."""
         with self._lock:
+            self._ledger.settle(self.settings.clock())
             return list(self._world.bill)
 
     def billed(
         self, unit: str, *, account: str | None = None, project: str | None = None, key: str | None = None
     ) -> float:
-        """Return the total of a unit: ``audio_seconds``, ``input_tokens``, ``output_tokens`` or ``characters``."""
+        """Return the total of a unit.
+
+        Units are ``audio_seconds``, ``stream_seconds``, ``input_tokens``, ``output_tokens`` and ``characters``.
+        """
         return sum(
             line.quantity
             for line in self.bill
@@ -306,7 +256,7 @@ class Simulator:
 
     def fail(
         self,
-        fault: Fault,
+        fault: Fault | SocketFault,
         *,
         key: str | None = None,
         service: Service | None = None,
@@ -340,13 +290,22 @@ class Simulator:
         self._runner.server.gate.open()
 
     def _make_server(self) -> Server:
-        return Server(self._world, settings=self.settings, recorder=self._recorder, rules=self._rules, lock=self._lock)
-
-    @staticmethod
-    def _new(name: str, known: Mapping[str, object]) -> None:
-        if name in known:
-            raise ValueError("there is one of that name already")
+        return Server(
+            self._world,
+            settings=self.settings,
+            recorder=self._recorder,
+            ledger=self._ledger,
+            rules=self._rules,
+            lock=self._lock,
+            tls=self._tls,
+        )
 
 
 def _bytes(needle: bytes | str) -> bytes:
     return needle.encode() if isinstance(needle, str) else needle
+
+
+def _context(certificate: str | Path, key: str | Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    return context

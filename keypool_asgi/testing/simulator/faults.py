@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from http import HTTPStatus
 from typing import Literal
 
+from .sockets.faults import SocketFault
 from .values import Reply
 
 __all__ = ["MALFORMED", "Break", "Fault", "Rule", "Rules", "Stall", "Zeros"]
@@ -217,9 +218,11 @@ class Fault:
 class Rule:
     """Which requests get a fault. Every condition that is given must hold.
 
+    A ``SocketFault`` concerns upgrades to a WebSocket only, a ``Fault`` concerns them as well as all other requests.
+
     Attributes:
         fault: what they get.
-        key: the secret that they present.
+        key: the secret that they present, or of the key that minted the temporary token that they present.
         service: such as ``api``.
         method: such as ``POST``.
         path: a glob over the path without service and query, such as ``/v2/transcript/*``.
@@ -229,7 +232,7 @@ class Rule:
         hits: how many have got the fault.
     """
 
-    fault: Fault
+    fault: Fault | SocketFault
     key: str | None = dataclasses.field(default=None, repr=False)
     service: str | None = None
     method: str | None = None
@@ -239,10 +242,11 @@ class Rule:
     matches: int = 0
     hits: int = 0
 
-    def concerns(self, *, key: str | None, service: str, method: str, path: str) -> bool:
+    def concerns(self, *, key: str | None, service: str, method: str, path: str, upgrade: bool) -> bool:
         """Tell whether the conditions hold."""
         return (
-            self.key in (None, key)
+            (upgrade or isinstance(self.fault, Fault))
+            and self.key in (None, key)
             and self.service in (None, service)
             and self.method in (None, method)
             and fnmatchcase(path, self.path)
@@ -280,11 +284,14 @@ class Rules:
         with self._lock:
             self._rules = [other for other in self._rules if other is not rule]
 
-    def pick(self, *, key: str | None, service: str, method: str, path: str) -> Fault | None:
+    def pick(
+        self, *, key: str | None, service: str, method: str, path: str, upgrade: bool = False
+    ) -> Fault | SocketFault | None:
         """Return the fault of the first rule that wants this request."""
         with self._lock:
             for rule in self._rules:
-                if rule.concerns(key=key, service=service, method=method, path=path) and rule.play():
+                concerned = rule.concerns(key=key, service=service, method=method, path=path, upgrade=upgrade)
+                if concerned and rule.play():
                     return rule.fault
         return None
 

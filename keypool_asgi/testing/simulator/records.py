@@ -10,6 +10,7 @@ from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 from .faults import Fault
+from .sockets.faults import SocketFault
 from .values import Headers
 
 __all__ = ["Outcome", "Recorded", "Recorder"]
@@ -33,12 +34,13 @@ class Recorded:
         key: the secret that it presented, whether it is valid or not; None without one.
         project: the project of that key, if it is known.
         started: Unix time in seconds.
-        body: the beginning of the body.
+        body: the beginning of the body; of a session, all that the client sent, message after message.
         body_size: how many bytes of the body came.
         sha256: of the whole body, once it is complete.
         trailers: fields after a chunked body.
         complete: whether the whole request came.
         status: of the response, once it was begun.
+        session: the id of the session over a WebSocket that it began.
         outcome: ``open`` while it is in progress; ``answered``; ``cut`` by a fault; ``abandoned`` by the client
             before the response was complete (or before the request was); ``malformed``.
         fault: the fault that was played, if any.
@@ -62,8 +64,9 @@ class Recorded:
     trailers: Headers = field(default_factory=list)
     complete: bool = False
     status: int | None = None
+    session: str | None = None
     outcome: Outcome = "open"
-    fault: Fault | None = field(default=None, repr=False)
+    fault: Fault | SocketFault | None = field(default=None, repr=False)
     watched: frozenset[bytes] = field(default=frozenset(), repr=False)
     found: frozenset[bytes] = field(default=frozenset(), repr=False)
 

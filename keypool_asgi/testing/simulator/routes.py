@@ -46,6 +46,11 @@ class Route(NamedTuple):
     paid: bool = False
 
 
+def upgrade_required(world: World, request: Request) -> Reply:  # noqa: ARG001 # every handler takes both
+    """Say that sessions over WebSocket begin here."""
+    raise Refused(426, "Upgrade Required", code="upgrade_required", headers=[(b"Upgrade", b"websocket")])
+
+
 ROUTES = (
     Route("api", "POST", "/v2/upload", prerecorded.upload, paid=True),
     Route("api", "POST", "/v2/transcript", prerecorded.create_transcript, paid=True),
@@ -85,6 +90,9 @@ ROUTES = (
     Route("agents", "DELETE", "/v1/webhook-subscriptions/{id}", agents.delete_subscription),
     Route("agents", "GET", "/v1/token", tokens.agent_token),
     Route("tts", "POST", "/v1/speech", tts.speak, paid=True),
+    Route("streaming", "GET", "/v3/ws", upgrade_required, open=True),
+    Route("agents", "GET", "/v1/ws", upgrade_required, open=True),
+    Route("tts", "GET", "/v1/ws", upgrade_required, open=True),
 )
 
 
@@ -138,7 +146,7 @@ def identify(world: World, request: Request) -> Key:
         Refused: 401, it is missing, unknown, revoked, of another region, or not in the form the service takes.
     """
     key = world.keys.get(presented_key(request) or "")
-    if key is None or key.revoked or key.account.region != request.region:
+    if key is None or key.revoked or key.account.disabled or key.account.region != request.region:
         raise Refused(401, INVALID_KEY, code="unauthorized")
     return key
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from .connection import Connection
 from .faults import Rules
 from .records import Recorder
 from .routes import SERVICES
+from .sockets.sessions import Ledger
 from .values import Service
 from .wire import Wire
 from .world import World
@@ -28,6 +30,12 @@ class Settings:
         keep_alive: seconds for which an idle connection is kept.
         compress: use gzip where the client takes it.
         chunked: use chunks for every response body.
+        echo: sessions over WebSocket begin as always, and then return every message and the close as they came.
+        deflate: accept permessage-deflate, where it is offered.
+        refuse_in_band: sessions are refused with an error after the 101; otherwise with an HTTP status.
+        tokens_once: a temporary token opens one session; otherwise as many as its window allows.
+        audio_ahead: seconds by which audio may be ahead of the clock; None lets it come as fast as it likes.
+        keep_messages: how many of the last messages of a session are kept, of a megabyte at most.
     """
 
     clock: Callable[[], float]
@@ -35,6 +43,12 @@ class Settings:
     keep_alive: float = 60.0
     compress: bool = False
     chunked: bool = False
+    echo: bool = False
+    deflate: bool = False
+    refuse_in_band: bool = True
+    tokens_once: bool = False
+    audio_ahead: float | None = None
+    keep_messages: int = 1000
 
 
 class Gate:
@@ -65,9 +79,18 @@ class Server:
     """
 
     def __init__(
-        self, world: World, *, settings: Settings, recorder: Recorder, rules: Rules, lock: threading.RLock
+        self,
+        world: World,
+        *,
+        settings: Settings,
+        recorder: Recorder,
+        ledger: Ledger,
+        rules: Rules,
+        lock: threading.RLock,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.world, self.settings, self.recorder, self.rules, self.lock = world, settings, recorder, rules, lock
+        self.ledger, self.tls = ledger, tls
         self.loop = asyncio.get_running_loop()
         self.gate = Gate(self.loop)
         self.authority = b""
@@ -76,7 +99,10 @@ class Server:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port."""
-        self._listener = await self.loop.create_server(lambda: Wire(self._accept), host, port)
+        patience = None if self.tls is None else 1.0
+        self._listener = await self.loop.create_server(
+            lambda: Wire(self._accept), host, port, ssl=self.tls, ssl_shutdown_timeout=patience
+        )
         port = self._listener.sockets[0].getsockname()[1]
         self.authority = f"{host}:{port}".encode()
         return port
@@ -100,7 +126,8 @@ class Server:
 
     def base(self, service: Service, region: str) -> str:
         """Return the absolute URL of a service."""
-        return f"http://{self.authority.decode()}{'/eu' if region == 'eu' else ''}{SERVICES[service]}"
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://{self.authority.decode()}{'/eu' if region == 'eu' else ''}{SERVICES[service]}"
 
     def _accept(self, wire: Wire) -> None:
         connection = Connection(self, wire)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Word", "captions", "group", "paragraphs", "search", "sentences", "timed", "utterances", "words"]
+__all__ = ["Word", "captions", "group", "paragraphs", "search", "sentences", "spoken", "timed", "utterances", "words"]
 
 _SAID = (
     "the a we they it this our your new first last good team meeting call customer report number system service "
@@ -54,6 +54,11 @@ def words(seed: str, seconds: float) -> tuple[Word, ...]:
             Word(text + "." * (left == 0), start, max(start + 1, int((n + 0.9) * step)), confidence, "BA"[place % 2])
         )
     return tuple(said)
+
+
+def spoken(number: int, seed: int) -> str:
+    """Return the so-many-th word of an audio that is still coming; ``seed`` is of the piece it is said in."""
+    return _VOCABULARY[(seed + 31 * number) % len(_VOCABULARY)]
 
 
 def group(said: Sequence[Word], sentences_each: int = 1) -> Iterator[Sequence[Word]]:

@@ -45,10 +45,10 @@ class Wire(asyncio.Protocol):
             self.transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """Asyncio calls this at a FIN. We keep our side open: an answer can still be sent."""
+        """Asyncio calls this at a FIN. We keep our side open, which TLS cannot: an answer can still be sent."""
         self.gone.set()
         self._arrived.set()
-        return True
+        return self._transport is not None and self._transport.can_write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 # asyncio's signature
         """Asyncio calls this when the connection has ended, either way."""
@@ -134,7 +134,7 @@ class Wire(asyncio.Protocol):
     async def close(self) -> None:
         """End the connection with a FIN, and read for a while what still comes, so that it does not become an RST."""
         with suppress(WireLost, TimeoutError):
-            if not self.gone.is_set():
+            if not self.gone.is_set() and self.transport.can_write_eof():
                 self.transport.write_eof()
                 async with asyncio.timeout(_LINGER):
                     while await self.read():

@@ -36,6 +36,8 @@ PRICES = {
     ("llm_gateway", "input_tokens"): 3e-6,
     ("llm_gateway", "output_tokens"): 15e-6,
     ("tts", "characters"): 30e-6,
+    ("streaming", "stream_seconds"): 0.45 / 3600,
+    ("agents", "stream_seconds"): 4.50 / 3600,
 }
 """Dollars for one unit; believable, not AssemblyAI's price list."""
 
@@ -68,6 +70,9 @@ class Account:
         region: ``us`` or ``eu``; its keys are unknown to the hosts of the other region.
         balance: dollars; nothing new is accepted below zero.
         free: a free account has no LLM gateway and fewer jobs at a time.
+        disabled: all its keys are refused.
+        sessions_at_once: over WebSocket, counting those that were dropped and still run; None for no limit.
+        sessions_per_minute: that may begin; None for no limit.
         throttle: set while the account is refused for sending too much.
         rate_limit: requests in so many seconds, such as ``(20_000, 300)``; None for no limit.
         recent: when the requests that count against ``rate_limit`` came.
@@ -77,6 +82,9 @@ class Account:
     region: str = "us"
     balance: float = 100.0
     free: bool = False
+    disabled: bool = False
+    sessions_at_once: int | None = None
+    sessions_per_minute: int | None = None
     throttle: Throttle | None = None
     rate_limit: tuple[int, float] | None = None
     recent: deque[float] = field(default_factory=deque)

@@ -1,0 +1,116 @@
+"""Finding the operation that a request asks for: every row, and nothing else."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from keypool_asgi.core.operations import Condition, Operation, OperationTable
+from keypool_asgi.errors import ConfigurationError
+from keypool_asgi.providers.assemblyai import ASSEMBLYAI
+from keypool_asgi.providers.assemblyai.operations import OPERATIONS
+
+TABLE = ASSEMBLYAI.table
+IDENT = "3f0c-A_9"
+
+
+def asked(operation: Operation) -> tuple[str, list[tuple[bytes, bytes]], bytes]:
+    """Path, fields and query that ask for a row."""
+    condition = operation.condition or Condition()
+    headers = [(condition.header, b"x")] if condition.header else []
+    query = f"{sorted(condition.query)[0]}=1".encode() if condition.query else b""
+    return re.sub(r"\{\w+\}", IDENT, operation.path), headers, query
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda row: f"{row.name} {row.method} {row.path}")
+def test_every_row_can_be_reached(operation: Operation) -> None:
+    path, headers, query = asked(operation)
+    match = TABLE.find(operation.method, path, headers, query)
+    assert match is not None
+    assert (match.operation, match.path) == (operation, path)
+    assert match.ids == dict.fromkeys(re.findall(r"\{(\w+)\}", operation.path), IDENT)
+    assert TABLE.find("BREW", path, headers, query) is None
+
+
+def test_names_are_kept_apart_by_condition() -> None:
+    assert TABLE.find("GET", "/v1/warm", [], b"").operation.service == "dictation"
+    assert TABLE.find("GET", "/v1/warm", [(b"x-aai-model", b"m")], b"").operation.service == "sync"
+    assert TABLE.find("WEBSOCKET", "/v1/ws", [], b"").operation.service == "agents"
+    assert TABLE.find("WEBSOCKET", "/v1/ws", [], b"voice_id=").operation.service == "tts"
+    assert TABLE.find("GET", "/v1/token", [], b"x=product").operation.service == "agents"
+    assert TABLE.find("GET", "/v1/token", [], b"product=stt").operation.service == "token"
+
+
+def test_head_asks_for_what_get_does() -> None:
+    assert TABLE.find("HEAD", "/v1/voices", [], b"").operation.name == "voices.list"
+    assert TABLE.find("HEAD", "/v2/upload", [], b"") is None
+
+
+def test_one_second_leading_slash_is_forgiven() -> None:
+    match = TABLE.find("GET", "//v3/token", [], b"")
+    assert match.path == "/v3/token"
+    for path in ("///v3/token", "/v3//token", "//"):
+        assert TABLE.find("GET", path, [], b"") is None
+
+
+TRICKS = [
+    "/v2/transcript/..",
+    "/v2/transcript/.",
+    "/v2/transcript/a/../b",
+    "/v2/transcript/a.b",
+    "/v2/transcript/a;b",
+    "/v2/transcript/a;b=c/sentences",
+    "/v2/transcript/a%2Fb",
+    "/v2/transcript/a\\b",
+    "/v2/transcript/a@b",
+    "/v2/transcript/a\x00",
+    "/v2/transcript/a\n",
+    "/v2/transcript/é",
+    "/v2/transcript/",
+    "/v2/transcript/a/",
+    "/v2/upload/",
+    "/v2/upload/x",
+    "/V2/upload",
+    "/v2/transcript/" + "a" * 129,
+    "/v2/transcript/{transcript_id}",
+    "/../v2/upload",
+    "",
+    "/",
+    "v2/upload",
+    "http://evil.example/v2/upload",
+]
+
+
+@pytest.mark.parametrize("path", TRICKS)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "WEBSOCKET"])
+def test_tricks_are_no_operations(method: str, path: str) -> None:
+    assert TABLE.find(method, path, [], b"") is None
+
+
+segments = st.sampled_from(["v1", "v2", "v3", "transcript", "upload", "token", "..", ".", "", IDENT, "a;b", "%2e", "\\"])
+
+
+@given(st.sampled_from(["GET", "POST"]), st.lists(segments | st.text(max_size=3), max_size=5))
+@example("GET", ["v2", "transcript", "x\n"])
+def test_only_literals_and_identifiers_get_through(method: str, parts: list[str]) -> None:
+    match = TABLE.find(method, "/" + "/".join(parts), [], b"")
+    if match is not None:
+        assert re.fullmatch(r"(/[A-Za-z0-9_-]+)+", match.path)
+        template = re.sub(r"\\\{\w+\\\}", "[A-Za-z0-9_-]{1,128}", re.escape(match.operation.path))
+        assert re.fullmatch(template, match.path)
+
+
+def test_a_row_that_can_never_be_reached_is_a_mistake() -> None:
+    first = Operation(name="a", method="GET", path="/x", service="api")
+    second = Operation(name="b", method="GET", path="/x", service="api")
+    with pytest.raises(ConfigurationError, match="'b' is hidden by 'a'"):
+        OperationTable([first, second])
+
+
+def test_named() -> None:
+    assert TABLE.named("transcripts.get").path == "/v2/transcript/{transcript_id}"
+    with pytest.raises(KeyError):
+        TABLE.named("transcripts.nothing")
