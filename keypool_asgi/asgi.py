@@ -99,7 +99,8 @@ def own_base(scope: Scope, mount: str) -> str:
 
     The ``Host`` field is the caller's word; it only ever comes back to that same caller, and only if it is well-formed.
     """
-    scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+    scheme = scope.get("scheme", "http")  # optional, for websocket too (ASGI specification, connection scopes)
+    scheme = {"ws": "http", "wss": "https"}.get(scheme, scheme)
     host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
     if not _AUTHORITY.match(host):
         name, port = scope.get("server") or ("localhost", None)

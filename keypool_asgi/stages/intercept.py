@@ -102,9 +102,7 @@ class Intercept:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request of the pool, or pass on one that is not."""
-        if self.host is not None and (
-            scope["type"] not in ("http", "websocket") or self.prefix not in scope["path"]
-        ):
+        if self.host is not None and (scope["type"] not in ("http", "websocket") or self.prefix not in scope["path"]):
             await self.host(scope, receive, send)
             return
         location = locate(scope, self.prefix, mounted=self.host is None)
@@ -114,7 +112,9 @@ class Intercept:
             await self.host(scope, receive, send)
         else:
             refusal = NotFound("There is nothing here: the pool answers below its own prefix only.")
-            await send_refusal(scope, receive, Watch(scope, receive, send, self.discard_bytes).send, refusal, token_hex(8))
+            await send_refusal(
+                scope, receive, Watch(scope, receive, send, self.discard_bytes).send, refusal, token_hex(8)
+            )
 
     async def _serve(self, location: Location, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = token_hex(8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from keypool_asgi.asgi import ASGIApp, Message, Receive, Scope, Send
 from keypool_asgi.core.attempts import Next, after_answer, after_failure, without_key
@@ -109,7 +110,7 @@ class _Walk:
         served = self.last is not None and self.last.verdict == _GOOD
         for lease, verdict in self.doubted:
             believed = served and self.last is not None and self.last.lease.key.account != lease.key.account
-            await self.selector.pool.give_back(lease, verdict if believed else _UNRELATED)
+            await self.selector.pool.give_back(lease, replace(verdict, certain=True) if believed else _UNRELATED)
 
     async def _refusal(self) -> NoAvailableKeys:
         """Say when a repeat by the caller can succeed: at once when another key is free, else when the pool says."""

@@ -91,13 +91,13 @@ class ResourceStoreContract:
     def test_behaves_like_a_naive_model(self) -> None:
         """Whatever is recorded, noted, forgotten and asked, in whatever order."""
         for seed in range(self.stories):
-            self.tell(random.Random(seed), steps=150, moving=False)  # noqa: S311 - tests are to repeat themselves
+            self.tell(random.Random(seed), steps=250, moving=False)  # noqa: S311 - tests are to repeat themselves
 
     def test_behaves_like_a_naive_model_while_time_passes(self) -> None:
         """The same with retention and cursors running out."""
         self.advance(0)
         for seed in range(self.stories):
-            self.tell(random.Random(seed), steps=150, moving=True)  # noqa: S311 - tests are to repeat themselves
+            self.tell(random.Random(seed), steps=250, moving=True)  # noqa: S311 - tests are to repeat themselves
 
     def test_finds_what_was_recorded(self) -> None:
         """Every field comes back as it was."""
@@ -183,6 +183,7 @@ class ResourceStoreContract:
             gone = transcript("b", created=NOON + 1)
             for one in (transcript("a"), gone, transcript("c", created=NOON + 2)):
                 await store.record(one)
+                assert await store.find(one.ref) == one
             await store.forget(gone.ref)
             await store.note(gone.ref, "completed", "{}")
             assert await store.find(gone.ref) is None

@@ -11,8 +11,9 @@ from keypool_asgi.core.resources import Page, Ref, Resource
 
 __all__ = ["ModelResources", "story"]
 
-_KINDS = ("transcript", "upload", "agent")
-_IDS = ("a", "b", "c", "aa", "B", "é", "0")
+# Some are named more often, so that several verbs come to the same resource.
+_KINDS = ("transcript", "transcript", "transcript", "upload", "agent")
+_IDS = ("a", "a", "a", "a", "b", "b", "c", "aa", "B", "é", "0")
 _TEAMS = ("team-a", "team-b", "team-c")
 _STATUSES = ("queued", "processing", "completed", "error")
 # Few times, so that many are equal.
@@ -88,7 +89,8 @@ def _within(one: Resource, page: Page) -> bool:
 
 def story(chance: Random, steps: int, *, moving: bool) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Give verbs and their arguments, with ``advance`` among them if the clock is ``moving``."""
-    verbs = list(_ARGUMENTS) if moving else [verb for verb in _ARGUMENTS if verb != "advance"]
+    weights = _WEIGHTS if moving else {**_WEIGHTS, "advance": 0}
+    verbs = [verb for verb, weight in weights.items() for _ in range(weight)]
     for _ in range(steps):
         verb = chance.choice(verbs)
         yield verb, _ARGUMENTS[verb](chance)
@@ -110,15 +112,16 @@ def _note(chance: Random) -> tuple[Ref, str, str]:
 
 def _page(chance: Random) -> tuple[Page]:
     place = (chance.choice(_TIMES), chance.choice(_IDS))
+    few = frozenset(chance.choices(_STATUSES, k=chance.randrange(4)))
     return (
         Page(
             chance.choice(_KINDS),
             chance.choice((1, 2, 3, 10)),
             chance.choice((None, *_TEAMS)),
             **{chance.choice(("before", "after")): chance.choice((None, place))},
-            since=chance.choice((None, *_TIMES)),
-            until=chance.choice((None, *_TIMES)),
-            statuses=chance.choice((None, None, frozenset(chance.choices(_STATUSES, k=chance.randrange(4))))),
+            since=chance.choice((None, None, None, None, *_TIMES)),
+            until=chance.choice((None, None, None, None, *_TIMES)),
+            statuses=chance.choice((None, None, few)),
         ),
     )
 
@@ -132,3 +135,6 @@ _ARGUMENTS: dict[str, Callable[[Random], tuple[Any, ...]]] = {
     "page": _page,
     "advance": lambda chance: (chance.choice((0.5, 60.0, 3600.0, 5 * 3600.0, 8 * 86400.0, 91 * 86400.0)),),
 }
+
+# How often each verb comes. Much is recorded and little forgotten, so that there is something to list.
+_WEIGHTS = {"record": 8, "find": 4, "note": 2, "forget": 1, "place": 2, "page": 5, "advance": 1}

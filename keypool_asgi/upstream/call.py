@@ -157,10 +157,10 @@ class NativeCall:
         if self._reader.head is None:
             await self.head()
         while not self._pieces:
+            if self._reader.ended and not self._closed:
+                return b"", False
             if self._failure is not None:
                 raise self._failure
-            if self._reader.ended:
-                return b"", False
             self._conn.overdue.start(self._timeouts.read)
             try:
                 await self._wait()

@@ -201,9 +201,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Save what has arrived, tell the exchange, and leave the pool."""
+        self.gone = True
         if exc is not None and self.exchange is not None:
             self._rescue()
-        self.gone = True
         self._stalled.cancel()
         self.overdue.cancel()
         if self._ready is not None and not self._ready.done():
@@ -241,7 +241,8 @@ class Connection(asyncio.Protocol):
             self._transport.write(tls.take_outgoing())
             self._end(clean=False)
             return b""
-        if outgoing := tls.take_outgoing():
+        outgoing = tls.take_outgoing()
+        if outgoing and not self.gone:
             self._transport.write(outgoing)
         if tls.established and self._ready is not None and not self._ready.done():
             self._ready.set_result(None)

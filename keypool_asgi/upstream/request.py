@@ -6,15 +6,7 @@ from dataclasses import dataclass, field
 
 from keypool_asgi.core.messages import Headers, RequestHead
 
-__all__ = [
-    "LAST_CHUNK",
-    "BodyMeter",
-    "EncodedRequest",
-    "LengthMismatchError",
-    "body_length",
-    "encode_chunk",
-    "encode_request",
-]
+__all__ = ["LAST_CHUNK", "BodyMeter", "EncodedRequest", "LengthMismatchError", "encode_chunk", "encode_request"]
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -87,17 +79,49 @@ def encode_request(head: RequestHead) -> EncodedRequest:
 
     Raises:
         ValueError: the head would not be one well-formed HTTP/1.1 request. This is the last guard against request
-            smuggling, so nothing is repaired; the message does not repeat any value.
+            smuggling, so nothing is repaired. Neither the message nor a local variable of a frame in the traceback
+            repeats a header value (I2).
     """
+    outcome = _encode(head)
+    if isinstance(outcome, str):
+        raise ValueError(outcome)
+    return outcome
+
+
+def _encode(head: RequestHead) -> EncodedRequest | str:
     headers = head.headers
     lines = [b"%b: %b\r\n" % field for field in headers]
     data = b"%b %b HTTP/1.1\r\n%b\r\n" % (head.method, head.target, b"".join(lines))
     breaks = len(headers) + 2
     if data.count(b"\n") != breaks or data.count(b"\r") != breaks or b"\0" in data:
-        raise ValueError("a request line or header field contains CR, LF or NUL")
+        return "a request line or header field contains CR, LF or NUL"
     if head.method == b"CONNECT" or not head.method.isalpha() or not head.target or b" " in head.target:
-        raise ValueError("the request method or target is not valid here")
-    return EncodedRequest(data, body_length(headers), _persistent(headers))
+        return "the request method or target is not valid here"
+    return _frame(data, headers)
+
+
+def _frame(data: bytes, headers: Headers) -> EncodedRequest | str:
+    """Find how the body is framed (RFC 9112, section 6) and whether the connection may go on."""
+    framing: list[tuple[bytes, bytes]] = []
+    persistent = True
+    for name, value in headers:
+        lower = name.lower()
+        if lower in _FRAMING:
+            framing.append((lower, value))
+        elif lower == b"connection" and b"close" in value.lower():
+            persistent = False
+    if not framing:
+        return EncodedRequest(data, 0, persistent)
+    (name, value), *others = framing
+    if others:  # RFC 9112, section 6.2: never both; and never a choice between two
+        return "a request must have at most one of Content-Length and Transfer-Encoding"
+    if name == b"content-length":
+        if not value.isdigit():
+            return "the Content-Length of a request must be a decimal number"
+        return EncodedRequest(data, int(value), persistent)
+    if value.lower() != b"chunked":
+        return "the only transfer coding of a request is chunked"
+    return EncodedRequest(data, None, persistent)
 
 
 def encode_chunk(data: bytes) -> bytes:
@@ -106,28 +130,3 @@ def encode_chunk(data: bytes) -> bytes:
     One joined write: ``writelines`` does not pause the protocol in Python 3.12.0 to 3.12.8 (CVE-2024-12254).
     """
     return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def body_length(headers: Headers) -> int | None:
-    """Return how many bytes a request declares for its body: 0 for none, None if it is chunked.
-
-    Raises:
-        ValueError: it declares nothing clear.
-    """
-    framing = [(lower, value) for name, value in headers if (lower := name.lower()) in _FRAMING]
-    if not framing:
-        return 0
-    (name, value), *others = framing
-    if others:  # RFC 9112, section 6.2: never both; and never a choice between two
-        raise ValueError("a request must have at most one of Content-Length and Transfer-Encoding")
-    if name == b"transfer-encoding":
-        if value.lower() != b"chunked":
-            raise ValueError("the only transfer coding of a request is chunked")
-        return None
-    if not value.isdigit():
-        raise ValueError("the Content-Length of a request must be a decimal number")
-    return int(value)
-
-
-def _persistent(headers: Headers) -> bool:
-    return not any(b"close" in value.lower() for name, value in headers if name.lower() == b"connection")

@@ -44,12 +44,13 @@ def python_pages(url: str, team: str, limit: int) -> Iterator[list[str]]:
     client = aai.Client(settings=aai.Settings(base_url=url, api_key=token(team)))
     transcriber = aai.Transcriber(client=client)
     parameters = aai.ListTranscriptParameters(limit=limit)
-    while True:
-        page = transcriber.list_transcripts(parameters)
-        yield [item.id for item in page.transcripts]
-        if page.page_details.before_id_of_prev_url is None:
-            return
-        parameters.before_id = page.page_details.before_id_of_prev_url
+    with client.http_client:
+        while True:
+            page = transcriber.list_transcripts(parameters)
+            yield [item.id for item in page.transcripts]
+            if page.page_details.before_id_of_prev_url is None:
+                return
+            parameters.before_id = page.page_details.before_id_of_prev_url
 
 
 def node_pages(url: str, team: str, limit: int) -> list[list[str]]:
@@ -66,8 +67,9 @@ def node_pages(url: str, team: str, limit: int) -> list[list[str]]:
         console.log(JSON.stringify(pages));
     """
     done = subprocess.run(
-        ["node", "--input-type=module", "-e", script], cwd=NODE, capture_output=True, text=True, check=True, timeout=60
+        ["node", "--input-type=module", "-e", script], cwd=NODE, capture_output=True, text=True, timeout=60
     )
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 

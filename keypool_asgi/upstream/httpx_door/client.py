@@ -11,7 +11,7 @@ import httpx
 
 from keypool_asgi.core.messages import RequestHead, ResponseHead
 from keypool_asgi.errors import ConnectFailed, ConnectionBroken, ProtocolViolation, UpstreamError, UpstreamTimeout
-from keypool_asgi.upstream.request import BodyMeter, LengthMismatchError, body_length, encode_request
+from keypool_asgi.upstream.request import BodyMeter, LengthMismatchError, encode_request
 from keypool_asgi.upstream.response import frame_response
 from keypool_asgi.upstream.settings import Timeouts
 from keypool_asgi.upstream.watchdog import Watchdog
@@ -50,8 +50,8 @@ class HttpxClient:
         Raises:
             ValueError: the head is no well-formed request.
         """
-        encode_request(head)  # for its checks: transports differ in theirs
-        call = HttpxCall(self, head)
+        length = encode_request(head).length  # for its checks, too: transports differ in theirs
+        call = HttpxCall(self, head, length)
         self._calls.add(call)
         return call
 
@@ -107,8 +107,7 @@ async def _clean_up(incoming: Incoming | None, task: asyncio.Task[httpx.Response
 class HttpxCall:
     """An ``UpstreamCall`` on an httpx transport. The request runs in one task, until the response's head is there."""
 
-    def __init__(self, client: HttpxClient, head: RequestHead) -> None:
-        length = body_length(head.headers)
+    def __init__(self, client: HttpxClient, head: RequestHead, length: int | None) -> None:
         self._client = client
         self._head = head
         self._meter = BodyMeter(length)
