@@ -50,7 +50,9 @@ class Slot(Generic[T]):
     def __set__(self, instance: object, value: T) -> None:
         """Write the value; a second time is a bug."""
         if self.place in instance.__dict__:
-            raise MissingStage(f"exchange.{self.name} is written twice: the {self.stage} stage stands twice in the stack")
+            raise MissingStage(
+                f"exchange.{self.name} is written twice: the {self.stage} stage stands twice in the stack"
+            )
         instance.__dict__[self.place] = value
 
 

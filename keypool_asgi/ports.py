@@ -13,7 +13,16 @@ from keypool_asgi.core.selection import Need
 from keypool_asgi.core.teams import Team
 from keypool_asgi.core.verdicts import Verdict
 
-__all__ = ["KeySource", "Lease", "LeasingPool", "QuotaStore", "ResourceStore", "TeamDirectory", "UpstreamCall", "UpstreamClient"]
+__all__ = [
+    "KeySource",
+    "Lease",
+    "LeasingPool",
+    "QuotaStore",
+    "ResourceStore",
+    "TeamDirectory",
+    "UpstreamCall",
+    "UpstreamClient",
+]
 
 
 @runtime_checkable

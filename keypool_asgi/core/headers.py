@@ -164,4 +164,6 @@ def forwarded_query(query: bytes, token: bytes) -> bytes:
 
 def _carries_credential(parameter: bytes, token: bytes) -> bool:
     name = unquote_to_bytes(parameter.partition(b"=")[0]).lower()
-    return name in _CREDENTIAL_PARAMETERS or bool(token and (token in parameter or token in unquote_to_bytes(parameter)))
+    return name in _CREDENTIAL_PARAMETERS or bool(
+        token and (token in parameter or token in unquote_to_bytes(parameter))
+    )

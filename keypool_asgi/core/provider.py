@@ -23,6 +23,7 @@ JudgeAnswer = Callable[[Operation, int, Headers, bytes, float], Verdict]
 
 RewriteLinks = Callable[[bytes, str, str], bytes]
 
+
 @dataclass(frozen=True, slots=True)
 class Provider:
     """An upstream API.
@@ -59,11 +60,15 @@ class Provider:
         services = {service for by_service in origins.values() for service in by_service}
         for service, value in overrides.items():
             if service not in services:
-                raise ConfigurationError(f"origins: unknown service {service!r}; there are {', '.join(sorted(services))}")
+                raise ConfigurationError(
+                    f"origins: unknown service {service!r}; there are {', '.join(sorted(services))}"
+                )
             by_region = dict.fromkeys(origins, value) if isinstance(value, str) else value
             for region, url in by_region.items():
                 if region not in origins:
-                    raise ConfigurationError(f"origins: unknown region {region!r}; there are {', '.join(sorted(origins))}")
+                    raise ConfigurationError(
+                        f"origins: unknown region {region!r}; there are {', '.join(sorted(origins))}"
+                    )
                 origins[region][service] = Origin.parse(url)
         return replace(self, origins=origins)
 

@@ -60,9 +60,7 @@ def _credential(operation: Operation, key: UpstreamKey) -> bytes:
     return b"Bearer " + secret if operation.bearer else secret
 
 
-def _own_fields(
-    method: str, operation: Operation, framing: Framing, fields: Headers, via: bytes | None
-) -> Headers:
+def _own_fields(method: str, operation: Operation, framing: Framing, fields: Headers, via: bytes | None) -> Headers:
     """Fields that we write: what the body is, how long it is, and who passes it on."""
     own: Headers = []
     has_body = framing.chunked or bool(framing.length)

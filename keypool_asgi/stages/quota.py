@@ -26,9 +26,7 @@ class Quota(Stage):
         renew_seconds: how often a long exchange prolongs its permit; well below the store's time to live for permits.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, quotas: QuotaStore, renew_seconds: float = 20.0
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, quotas: QuotaStore, renew_seconds: float = 20.0) -> None:
         super().__init__(app)
         self.quotas = quotas
         self.renew_seconds = renew_seconds

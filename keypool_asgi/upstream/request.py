@@ -84,7 +84,7 @@ def encode_request(head: RequestHead) -> EncodedRequest:
     """
     outcome = _encode(head)
     if isinstance(outcome, str):
-        raise ValueError(outcome)
+        raise ValueError(outcome)  # noqa: TRY004 - it says what is wrong with the head
     return outcome
 
 

@@ -201,7 +201,9 @@ class Caller:
 
 
 @types.coroutine
-def cancelled_at(work: Coroutine[Any, Any, Any], number: int, *, again: bool = False) -> Generator[Any, Any, int | None]:
+def cancelled_at(
+    work: Coroutine[Any, Any, Any], number: int, *, again: bool = False
+) -> Generator[Any, Any, int | None]:
     """Run ``work``, cancelling the task at its so-many-th suspension (from 1), and with ``again`` at each later one.
 
     Returns:

@@ -23,7 +23,9 @@ KEYS = ("dead-1", "dead-2", "dead-3", "good")
 PIECES = [b"a" * 1000, b"b" * 1000, b"c" * 1000]
 UPLOAD = b"".join(PIECES)
 JOB = json.dumps({"audio_url": "https://example.com/audio.mp3"}).encode()
-CHAT = json.dumps({"model": "claude-sonnet-5", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}).encode()
+CHAT = json.dumps(
+    {"model": "claude-sonnet-5", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+).encode()
 JSON = (b"content-type", b"application/json")
 
 

@@ -52,7 +52,10 @@ def world_of(shared: Simulator, host: str, server: str, **serving: str) -> Itera
     strips = serving["root_path"] if server.startswith("uvicorn") else ""
     with serve(hosted.app, server, **serving) as served:
         seen = f"{served.scheme}://{served.host}{serving['root_path']}"
-        with client_of(seen + hosted.base, strips=strips) as client, client_of(seen, strips=strips, team=None) as outside:
+        with (
+            client_of(seen + hosted.base, strips=strips) as client,
+            client_of(seen, strips=strips, team=None) as outside,
+        ):
             yield World(hosted, served, records, client, outside)
 
 
@@ -90,7 +93,9 @@ def test_a_transcript_from_its_upload_to_its_end(client: httpx.Client) -> None:
     finished = workflow(client)
     url = f"/v2/transcript/{finished['id']}"
     assert client.get(f"{url}/sentences").json()["sentences"]
-    assert client.get(f"{url}/word-search", params={"words": finished["words"][0]["text"].strip(".,")}).json()["total_count"]
+    assert client.get(f"{url}/word-search", params={"words": finished["words"][0]["text"].strip(".,")}).json()[
+        "total_count"
+    ]
     subtitles = client.get(f"{url}/srt", params={"chars_per_caption": 32})
     assert subtitles.text.startswith("1\n00:00:00")
     assert subtitles.headers["content-type"].startswith("text/")
@@ -118,7 +123,10 @@ def test_nobody_gets_in_without_a_token(client: httpx.Client, simulator: Simulat
     client.headers.pop("authorization")
     fields = {"authorization": token} if token else {}
     try:
-        for answer in (client.get("/v2/transcript", headers=fields), client.post("/v2/upload", content=b"x", headers=fields)):
+        for answer in (
+            client.get("/v2/transcript", headers=fields),
+            client.post("/v2/upload", content=b"x", headers=fields),
+        ):
             assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED")
             assert answer.headers["www-authenticate"] == "Bearer"
             assert answer.headers["content-type"] == "application/json"
@@ -127,7 +135,9 @@ def test_nobody_gets_in_without_a_token(client: httpx.Client, simulator: Simulat
     assert simulator.requests == []
 
 
-@pytest.mark.parametrize("path", ["/v2/nothing", "/v2/transcript/a/b/c", "/v2/transcript/a%2Fb", "/", "/v2/../v2/upload"])
+@pytest.mark.parametrize(
+    "path", ["/v2/nothing", "/v2/transcript/a/b/c", "/v2/transcript/a%2Fb", "/", "/v2/../v2/upload"]
+)
 def test_an_unknown_path_below_the_pool_is_refused(client: httpx.Client, simulator: Simulator, path: str) -> None:
     answer = client.get(path)
     assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND")

@@ -26,7 +26,9 @@ MANY = 5_000_000
 MORE_THAN_FITS = 64 * 1024 * 1024  # into the buffers of four sockets
 SOON = 2.0
 
-UPLOAD, CHAT, VOICES, MODELS = (f"{PREFIX}{path}" for path in ("/v2/upload", "/v1/chat/completions", "/v1/voices", "/v1/models"))
+UPLOAD, CHAT, VOICES, MODELS = (
+    f"{PREFIX}{path}" for path in ("/v2/upload", "/v1/chat/completions", "/v1/voices", "/v1/models")
+)
 STREAMED = json.dumps({"model": "claude", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}).encode()
 
 
@@ -83,7 +85,9 @@ def test_events_arrive_one_by_one(world: World) -> None:
     """The first event is here while upstream still holds the others."""
     world.simulator.fail(Fault.stalled("response body", after=1))
     with world.raw() as caller:
-        caller.ask("POST", CHAT, KNOWN, "Content-Type: application/json", f"Content-Length: {len(STREAMED)}", body=STREAMED)
+        caller.ask(
+            "POST", CHAT, KNOWN, "Content-Type: application/json", f"Content-Length: {len(STREAMED)}", body=STREAMED
+        )
         start = caller.read_until(b'{"content":"')
         assert b"text/event-stream" in start
         assert b"[DONE]" not in start
@@ -101,7 +105,9 @@ def test_an_upload_reaches_upstream_piece_by_piece(world: World) -> None:
         caller.ask("POST", UPLOAD, KNOWN, "Transfer-Encoding: chunked")
         for number in range(1, 4):
             caller.send(b"4\r\nabcd\r\n")
-            world.wait_until(lambda simulator, size=4 * number: simulator.requests and simulator.requests[-1].body_size == size)
+            world.wait_until(
+                lambda simulator, size=4 * number: simulator.requests and simulator.requests[-1].body_size == size
+            )
         assert not world.simulator.requests[-1].complete
         caller.send(b"0\r\n\r\n")
         status, _, body = caller.answer()
@@ -203,7 +209,9 @@ def test_a_refusal_of_upstreams_in_the_midst_of_an_upload_is_passed_on(world: Wo
 @pytest.mark.parametrize("how", [Fault.reset, Fault.fin], ids=["reset", "fin"])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_an_answer_that_breaks_off_is_broken_off(world: World, framing: Any, how: Any) -> None:
-    world.simulator.fail(Fault.large_body(300_000, framing=framing).but(breaks=how("response body", after=200_000).breaks))
+    world.simulator.fail(
+        Fault.large_body(300_000, framing=framing).but(breaks=how("response body", after=200_000).breaks)
+    )
     with world.raw() as caller:
         caller.ask("GET", VOICES, KNOWN)
         head, _, body = caller.read_to_end().partition(b"\r\n\r\n")
@@ -220,7 +228,9 @@ def test_an_answer_that_breaks_off_is_broken_off(world: World, framing: Any, how
 def test_upstream_that_dies_before_its_answer_is_a_502(world: World) -> None:
     world.simulator.fail(Fault.reset("response head"))
     with world.raw() as caller:
-        caller.ask("POST", CHAT, KNOWN, "Content-Type: application/json", f"Content-Length: {len(STREAMED)}", body=STREAMED)
+        caller.ask(
+            "POST", CHAT, KNOWN, "Content-Type: application/json", f"Content-Length: {len(STREAMED)}", body=STREAMED
+        )
         status, _, body = caller.answer()
         assert (status, json.loads(body)["code"]) == (502, "UPSTREAM_FAILED")
         caller.ask("GET", MODELS, KNOWN)
@@ -363,7 +373,18 @@ def test_informational_answers_and_trailers_stay_upstream(world: World) -> None:
 def curl(world: World, *arguments: str, file: Path) -> tuple[int, int, str]:
     """Returns the status, the bytes that were sent of the file, and what curl said."""
     need("curl")
-    command = ["curl", "-sv", "--noproxy", "*", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_code} %{size_upload}"]
+    command = [
+        "curl",
+        "-sv",
+        "--noproxy",
+        "*",
+        "--max-time",
+        "10",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code} %{size_upload}",
+    ]
     command += ["-H", "Expect: 100-continue", "--expect100-timeout", "5", "-T", str(file), "-X", "POST", *arguments]
     done = subprocess.run([*command, world.served.url + UPLOAD], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -405,7 +426,15 @@ def test_an_http_1_0_client(world: World) -> None:
         assert "transfer-encoding" not in dict(fields)
         assert caller.read_to_end() == b""
     with world.raw() as caller:
-        caller.ask("POST", CHAT, KNOWN, f"Content-Length: {len(STREAMED)}", "Content-Type: application/json", body=STREAMED, version="1.0")
+        caller.ask(
+            "POST",
+            CHAT,
+            KNOWN,
+            f"Content-Length: {len(STREAMED)}",
+            "Content-Type: application/json",
+            body=STREAMED,
+            version="1.0",
+        )
         status, fields, body = caller.answer()
         assert status == 200
         assert "transfer-encoding" not in dict(fields)
@@ -433,7 +462,9 @@ def test_what_means_two_things_is_refused(world: World) -> None:
     """Each server refuses it, or we do; none lets the rest of it through as a second request."""
     smuggled = f"GET {MODELS} HTTP/1.1\r\nHost: h.example\r\n{KNOWN}\r\n\r\n".encode()
     with world.raw(timeout=0.5) as caller:
-        caller.ask("POST", UPLOAD, KNOWN, "Content-Length: 5", "Transfer-Encoding: chunked", body=b"0\r\n\r\n" + smuggled)
+        caller.ask(
+            "POST", UPLOAD, KNOWN, "Content-Length: 5", "Transfer-Encoding: chunked", body=b"0\r\n\r\n" + smuggled
+        )
         try:
             seen = caller.read_to_end()
         except TimeoutError:

@@ -101,7 +101,16 @@ def socket_scope(path: str, root: str) -> dict[str, Any]:
 
 def bare_scope(path: str, root: str) -> dict[str, Any]:
     """Only what the ASGI specification requires."""
-    optional = ("asgi", "scheme", "raw_path", "client", "server", "state", "extensions", *([] if root else ["root_path"]))
+    optional = (
+        "asgi",
+        "scheme",
+        "raw_path",
+        "client",
+        "server",
+        "state",
+        "extensions",
+        *([] if root else ["root_path"]),
+    )
     return {name: value for name, value in http_scope(path, root).items() if name not in optional}
 
 
@@ -281,7 +290,12 @@ def test_on_every_server_the_host_gets_the_servers_own_objects(server: str) -> N
         await pool(scope, receive, send)
 
     with serve(app, server, lifespan="off") as served:
-        for path, fields in (("/hello", ""), ("/v1/assemblyaiX", ""), ("/hello", UPGRADE), ("/v1/assemblyaiX/v3/ws", UPGRADE)):
+        for path, fields in (
+            ("/hello", ""),
+            ("/v1/assemblyaiX", ""),
+            ("/hello", UPGRADE),
+            ("/v1/assemblyaiX/v3/ws", UPGRADE),
+        ):
             fields = fields or "Connection: close\r\n"
             raw_http(served.url, f"GET {path} HTTP/1.1\r\nHost: h.example\r\n{fields}\r\n".encode(), timeout=0.5)
     assert [scope["type"] for scope, _, _ in host.calls] == ["http", "http", "websocket", "websocket"]

@@ -120,7 +120,9 @@ def test_a_member_that_stands_twice_or_escaped_is_checked(gateway: Gateway, body
         assert green.post("/v2/transcript", content=body.format(url=url), headers=headers).status_code == 404
 
 
-@pytest.mark.parametrize("body", [b'{"audio_url": ', b'["audio_url"]', b'\xff\xfe{"audio_url": 1}', b"[" * 100_000 + b"audio_url"])
+@pytest.mark.parametrize(
+    "body", [b'{"audio_url": ', b'["audio_url"]', b'\xff\xfe{"audio_url": 1}', b"[" * 100_000 + b"audio_url"]
+)
 def test_a_body_that_cannot_be_checked_is_refused(gateway: Gateway, body: bytes) -> None:
     with gateway.client("green") as green:
         refused = green.post("/v2/transcript", content=body)

@@ -52,7 +52,9 @@ class Pool:
             lines.append(f"Content-Length: {len(body)}")
         return self.exact(method.encode() + b" " + PREFIX.encode() + target, *lines, body=body, **more)
 
-    def exact(self, start: bytes, *fields: str, body: bytes = b"", host: str | None = None, timeout: float = 5.0) -> Answer:
+    def exact(
+        self, start: bytes, *fields: str, body: bytes = b"", host: str | None = None, timeout: float = 5.0
+    ) -> Answer:
         """Send exactly this, with ``Host`` and nothing else added."""
         head = [f"Host: {host or self.served.host}", *fields]
         data = start + b" HTTP/1.1\r\n" + "".join(f"{line}\r\n" for line in head).encode("latin-1") + b"\r\n"

@@ -178,17 +178,30 @@ def test_case_15_a_cookie_is_never_kept_for_anybody(pool: Pool) -> None:
 
 
 def test_case_16_hop_by_hop_fields_end_at_each_hop(pool: Pool) -> None:
-    secrets = ["X-Secret: 1", "Connection: x-secret, keep-alive", "TE: trailers", "Trailer: X-T", "Keep-Alive: timeout=5"]
+    secrets = [
+        "X-Secret: 1",
+        "Connection: x-secret, keep-alive",
+        "TE: trailers",
+        "Trailer: X-T",
+        "Keep-Alive: timeout=5",
+    ]
     secrets += ["Proxy-Authorization: Basic eDp5", "Proxy-Connection: keep-alive", "X-Kept: 1", "X-Kept: 2"]
     pool.simulator.fail(
-        Fault.fields((b"Connection", b"X-Internal"), (b"X-Internal", b"1"), (b"Keep-Alive", b"timeout=9"), (b"X-K", b"1"))
+        Fault.fields(
+            (b"Connection", b"X-Internal"), (b"X-Internal", b"1"), (b"Keep-Alive", b"timeout=9"), (b"X-K", b"1")
+        )
     )
     answer = pool.send("/v1/voices", "GET", *secrets)
     (request,) = pool.simulator.requests
     gone = ("x-secret", "te", "trailer", "keep-alive", "proxy-authorization", "proxy-connection")
     assert [request.header(name) for name in gone] == [None] * len(gone)
     assert [value for name, value in request.headers if name.lower() == b"x-kept"] == [b"1", b"2"]
-    assert (answer.status, answer.all("x-internal"), answer.all("keep-alive"), answer.all("x-k")) == (200, [], [], ["1"])
+    assert (answer.status, answer.all("x-internal"), answer.all("keep-alive"), answer.all("x-k")) == (
+        200,
+        [],
+        [],
+        ["1"],
+    )
 
 
 AMBIGUOUS = {

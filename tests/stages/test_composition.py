@@ -237,7 +237,9 @@ def base_http(app: Any) -> Any:
 
 BETWEEN: dict[str, Wrap] = {"pure ASGI": Pure, "BaseHTTPMiddleware": base_http}
 UPLOAD = [b"a" * 70_000, b"b" * 70_000]
-CHAT = json.dumps({"model": "claude-sonnet-5", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}).encode()
+CHAT = json.dumps(
+    {"model": "claude-sonnet-5", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+).encode()
 REQUESTS: dict[str, tuple[dict[str, Any], list[bytes], int, int]] = {
     # name: scope, body, status, how many of the middlewares between the stages the answer passes
     "read": (scope_of("GET", "/v1/voices"), [], 200, 7),

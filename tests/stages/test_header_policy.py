@@ -26,7 +26,9 @@ SECRETS = [b"authorization", b"cookie", b"x-api-key"]
 ABOUT_THE_CALLER = [b"forwarded", b"x-forwarded-for", b"x-real-ip", b"origin", b"referer", b"via", b"host"]
 PLAIN = [b"content-type", b"accept", b"x-aai-model", b"assemblyai-version", b"x-secret", b"x-other", b"user-agent"]
 
-names = st.sampled_from(HOP_BY_HOP + SECRETS + ABOUT_THE_CALLER + PLAIN) | st.from_regex(rb"[a-z0-9-]{1,12}", fullmatch=True)
+names = st.sampled_from(HOP_BY_HOP + SECRETS + ABOUT_THE_CALLER + PLAIN) | st.from_regex(
+    rb"[a-z0-9-]{1,12}", fullmatch=True
+)
 plain_values = st.binary(max_size=12).map(lambda value: value.replace(b"\r", b"").replace(b"\n", b""))
 values = plain_values | plain_values.map(lambda value: value[:6] + TOKEN + value[6:])
 spelled = st.one_of(names, names.map(bytes.upper), names.map(lambda name: b" " + name.title() + b"\t"))
@@ -65,7 +67,9 @@ def test_what_goes_to_the_caller(headers: list[tuple[bytes, bytes]], status: int
     banned = set(HOP_BY_HOP) | named_by_connection(headers)
     assert not [name for name, _ in passed if name in banned]
     for name in set(PLAIN) - banned:
-        assert [value for other, value in passed if other == name] == [value for other, value in headers if other == name]
+        assert [value for other, value in passed if other == name] == [
+            value for other, value in headers if other == name
+        ]
 
 
 def test_a_204_has_no_length_and_a_304_keeps_it() -> None:
@@ -88,7 +92,9 @@ def test_a_token_in_a_fields_name_does_not_pass() -> None:
 # Queries
 
 NAMES = st.sampled_from([b"limit", b"token", b"TOKEN", b"t%6Fken", b"api_key", b"apikey", b"x", b"to+ken"])
-TEXTS = st.sampled_from([b"", b"1", b"a%20b", b"%", b"%zz", b"\xc3\xa9", TOKEN, TOKEN.replace(b"-", b"%2D"), b"a" + TOKEN])
+TEXTS = st.sampled_from(
+    [b"", b"1", b"a%20b", b"%", b"%zz", b"\xc3\xa9", TOKEN, TOKEN.replace(b"-", b"%2D"), b"a" + TOKEN]
+)
 PARAMETERS = st.tuples(NAMES, TEXTS).map(b"=".join) | NAMES | st.just(TOKEN) | st.just(b"a" + TOKEN + b"=1")
 
 
@@ -134,7 +140,9 @@ CHUNKED, NOTHING = Framing(None, chunked=True), Framing(0, chunked=False)
         ("2", "PUT", [(CL, b"7")], Framing(7, chunked=False)),
     ],
 )
-def test_how_a_body_is_delimited(version: str, method: str, headers: list[tuple[bytes, bytes]], expected: Framing) -> None:
+def test_how_a_body_is_delimited(
+    version: str, method: str, headers: list[tuple[bytes, bytes]], expected: Framing
+) -> None:
     assert framing_of(method, version, headers) == expected
 
 

@@ -110,10 +110,29 @@ def test_a_server_that_gives_no_raw_path_is_believed() -> None:
 @pytest.mark.parametrize("host", ["pool.example", "pool.example:8443", "127.0.0.1:1", "[::1]", "[::1]:8000", "a_b.c-d"])
 def test_own_links_name_the_host_that_the_caller_named(host: str) -> None:
     headers = [(b"accept", b"*/*"), (b"host", host.encode())]
-    assert own_base(scope(PREFIX, headers=headers, server=("10.0.0.1", 80)), "/api" + PREFIX) == f"http://{host}/api{PREFIX}"
+    assert (
+        own_base(scope(PREFIX, headers=headers, server=("10.0.0.1", 80)), "/api" + PREFIX)
+        == f"http://{host}/api{PREFIX}"
+    )
 
 
-POISONED = ["", "a/b", "a@b", "user:pw@a", "a b", "a\tb", "a?b", "a#b", "a\\b", "a:port", "a:123456", "a,b", "é", 'a"b', "a\n"]
+POISONED = [
+    "",
+    "a/b",
+    "a@b",
+    "user:pw@a",
+    "a b",
+    "a\tb",
+    "a?b",
+    "a#b",
+    "a\\b",
+    "a:port",
+    "a:123456",
+    "a,b",
+    "é",
+    'a"b',
+    "a\n",
+]
 
 
 @pytest.mark.parametrize("host", POISONED)

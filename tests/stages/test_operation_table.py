@@ -90,7 +90,9 @@ def test_tricks_are_no_operations(method: str, path: str) -> None:
     assert TABLE.find(method, path, [], b"") is None
 
 
-segments = st.sampled_from(["v1", "v2", "v3", "transcript", "upload", "token", "..", ".", "", IDENT, "a;b", "%2e", "\\"])
+segments = st.sampled_from(
+    ["v1", "v2", "v3", "transcript", "upload", "token", "..", ".", "", IDENT, "a;b", "%2e", "\\"]
+)
 
 
 @given(st.sampled_from(["GET", "POST"]), st.lists(segments | st.text(max_size=3), max_size=5))

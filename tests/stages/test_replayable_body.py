@@ -40,7 +40,11 @@ async def rest_of(body: ReplayableBody) -> tuple[bytes, bool]:
     return data, True
 
 
-@given(st.lists(st.binary(max_size=8), min_size=1, max_size=8), st.lists(st.integers(0, 10), max_size=6), st.integers(0, 80))
+@given(
+    st.lists(st.binary(max_size=8), min_size=1, max_size=8),
+    st.lists(st.integers(0, 10), max_size=6),
+    st.integers(0, 80),
+)
 def test_every_attempt_gets_the_same_bytes(pieces: list[bytes], attempts: list[int], limit: int) -> None:
     async def main() -> None:
         script = Script(list(pieces))

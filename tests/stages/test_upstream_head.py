@@ -18,7 +18,9 @@ NOTHING, CHUNKED = Framing(0, chunked=False), Framing(None, chunked=True)
 SECRET, TOKEN = secret("k1"), token("team-a")
 
 
-def made(method: str = "GET", *, headers: Any = (), query: bytes = b"", framing: Framing = NOTHING, **row: Any) -> RequestHead:
+def made(
+    method: str = "GET", *, headers: Any = (), query: bytes = b"", framing: Framing = NOTHING, **row: Any
+) -> RequestHead:
     operation = Operation(**({"name": "x", "method": method, "path": "/v2/x", "service": "api"} | row))
     return upstream_request(
         method,

@@ -86,9 +86,7 @@ def test_an_early_answer_goes_out_before_the_rest_of_the_body_is_thrown_away() -
     run(main())
 
 
-@pytest.mark.parametrize(
-    ("bytes_each", "discard", "asked"), [(400, 1000, 3), (400, 400, 1), (400, 401, 2), (1, 0, 0)]
-)
+@pytest.mark.parametrize(("bytes_each", "discard", "asked"), [(400, 1000, 3), (400, 400, 1), (400, 401, 2), (1, 0, 0)])
 def test_no_more_is_thrown_away_than_allowed(bytes_each: int, discard: int, asked: int) -> None:
     async def main() -> None:
         server = Server(*[request(b"x" * bytes_each, more=True)] * 10)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlencode
 
-from rawsocket import connect, head, read_head
+from rawsocket import connect, head
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as websocket
@@ -87,7 +87,11 @@ def raw_session(sim, *fields: str, line: str = "GET /streaming/v3/ws") -> Iterat
     """A connection that was upgraded."""
     with connect(sim) as sock:
         sock.sendall(upgrade(sim, *fields, line=line))
-        answer = read_head(sock)
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):  # and no byte more
+            piece = sock.recv(1)
+            assert piece, answer
+            answer += piece
         assert answer.startswith(b"HTTP/1.1 101 "), answer
         yield sock
 

@@ -110,7 +110,12 @@ def test_a_turn_is_ended_on_demand(sim) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "rate", "size", "seconds"),
-    [("pcm_s16le", 8000, 16_000, 1.0), ("pcm_mulaw", 8000, 8000, 1.0), ("opus", 16_000, 80, 0.02), ("aac", 1, 400, 0.1)],
+    [
+        ("pcm_s16le", 8000, 16_000, 1.0),
+        ("pcm_mulaw", 8000, 8000, 1.0),
+        ("opus", 16_000, 80, 0.02),
+        ("aac", 1, 400, 0.1),
+    ],
 )
 def test_audio_is_measured(sim, encoding, rate, size, seconds) -> None:
     parameters = {"sample_rate": rate} if "pcm" in encoding else {}

@@ -207,7 +207,9 @@ def test_a_message_in_fragments(sim, message) -> None:
         say(ws, "Terminate")
         rest(ws)
     assert len(received) == 5
-    assert type(received[0])().join(received) == (message if isinstance(message, str | bytes) else '{"type": "Warning"}')
+    assert type(received[0])().join(received) == (
+        message if isinstance(message, str | bytes) else '{"type": "Warning"}'
+    )
     assert sim.sessions[0].pongs == 8
 
 
@@ -266,7 +268,7 @@ def test_stalled_in_sending_only(sim) -> None:
 
 
 def test_stalled_in_reading_only(sim) -> None:
-    sim.fail(SocketFault.stalled(what="reading", after=1).but(does=(*SocketFault.stalled(what="reading").does,)))
+    sim.fail(SocketFault.stalled(what="reading", after=1))
     sim.settings.echo = True
     with dial(sim) as ws:
         read_json(ws)

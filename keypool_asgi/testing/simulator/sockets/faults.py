@@ -51,7 +51,7 @@ INVALID_FRAMES: dict[Invalid, bytes] = {
     "close code 999": frame(8, b"\x03\xe7"),
     "close code 5000": frame(8, b"\x13\x88"),
     "close reason not utf-8": frame(8, b"\x03\xe8\xff\xfe"),
-    "garbage": b"HTTP/1.1 500 Internal Server Error\r\n\r\n",
+    "garbage": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 60\r\n\r\n" + b"<html>" * 10,
 }
 """What breaks RFC 6455 when a server sends it (sections 5.1 to 5.5, 7.4, 8.1)."""
 

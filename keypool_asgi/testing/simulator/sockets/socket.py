@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ class Socket:
             self._follow_script()
             await self._take(data)
             while not self._over:
-                await self._do()
+                await self._go_on()
                 if not self._over:
                     await self._take(await self._listen())
         except WireLost:
@@ -85,11 +86,6 @@ class Socket:
     async def _listen(self) -> bytes:
         """Wait for bytes, or until something is to be done."""
         patience = self._patience()
-        if "reading" in self._held:
-            if self._wire.gone.is_set() and self._held["reading"][0] == _FOREVER:
-                raise WireLost
-            await asyncio.sleep(_POLL)
-            return b""
         try:
             async with asyncio.timeout(patience):
                 data = await self._wire.read()
@@ -106,7 +102,7 @@ class Socket:
             patience = left if clock is time.time else min(left, _TICK)
         if self._timed is not None:
             patience = min(patience, max(0.0, self._timed[1] - self._server.loop.time()))
-        patience = min(patience, _POLL) if self._held else patience
+        patience = min(patience, _POLL) if self._is_held("sending") else patience
         return None if patience == _FOREVER else patience
 
     @property
@@ -118,6 +114,7 @@ class Socket:
         if data:
             for event in self._frames.feed(data):
                 await self._happened(event)
+                await self._go_on()
                 if self._over:
                     return
         with self._server.lock:
@@ -136,7 +133,7 @@ class Socket:
             case Pinged():
                 self._session.pings += 1
                 self._note(event.payload)
-                if "sending" not in self._held:
+                if not self._is_held("sending"):
                     await self._wire.write(frame(10, event.payload))
             case Ponged():
                 self._session.pongs += 1
@@ -144,7 +141,6 @@ class Socket:
                 await self._client_closes(event)
             case Broken():
                 await self._broken(event)
-        await self._do()
 
     def _received(self, message: Received) -> None:
         self._keep(message)
@@ -164,21 +160,30 @@ class Socket:
 
     # What is done
 
+    async def _go_on(self) -> None:
+        """Do what is due, and stay until reading goes on."""
+        await self._do()
+        while not self._over and self._is_held("reading"):
+            if self._wire.gone.is_set() and self._held["reading"][0] == _FOREVER:
+                raise WireLost
+            await asyncio.sleep(_POLL)
+            await self._do()
+
     async def _do(self) -> None:
         """Do what is due."""
-        while self._dialogue.outbox and not (self._over or self._waiting or self._is_held()):
+        while self._dialogue.outbox and not (self._over or self._waiting or self._is_held("sending")):
             act = self._dialogue.outbox[0]
             if not self._is_due(act):
                 return
             self._dialogue.outbox.popleft()
             await self._perform(act)
 
-    def _is_held(self) -> bool:
-        now = self._server.loop.time()
-        self._held = {
-            what: (end, event) for what, (end, event) in self._held.items() if now < end and not event.is_set()
-        }
-        return "sending" in self._held
+    def _is_held(self, what: str) -> bool:
+        end, released = self._held.get(what, (0.0, None))
+        if released is not None and not released.is_set() and self._server.loop.time() < end:
+            return True
+        self._held.pop(what, None)
+        return False
 
     def _is_due(self, act: Act) -> bool:
         if not isinstance(act, Say) or not act.pause:
@@ -250,7 +255,7 @@ class Socket:
             self._session.client_close = (event.code, event.reason)
             self._dialogue.gone(self._server.settings.clock())
             answer = self._dialogue.farewell(event.code, event.reason)
-        if "sending" in self._held:
+        if self._is_held("sending"):
             end, released = self._held["sending"]
             left = None if end == _FOREVER else end - self._server.loop.time()
             await self._wire.pause(left, released)
@@ -272,20 +277,26 @@ class Socket:
         await self._wire.close()
 
     async def _wait_for_close(self) -> None:
-        try:
+        data = b""  # the close frame may have come together with what is answered
+        with suppress(TimeoutError):
             async with asyncio.timeout(_FAREWELL):
-                while data := await self._wire.read():
-                    for event in self._frames.feed(data):
-                        if isinstance(event, Received):
-                            self._keep(event)
-                        elif isinstance(event, Closed):
-                            self._note(event.reason)
-                            self._session.client_close = (event.code, event.reason)
-                            return
-                        elif isinstance(event, Broken):
-                            return
-        except TimeoutError:
-            pass
+                while not self._is_answered(data):
+                    data = await self._wire.read()
+                    if not data:
+                        return
+
+    def _is_answered(self, data: bytes) -> bool:
+        for event in self._frames.feed(data):
+            match event:
+                case Received():
+                    self._keep(event)
+                case Closed():
+                    self._note(event.reason)
+                    self._session.client_close = (event.code, event.reason)
+                    return True
+                case Broken():
+                    return True
+        return False
 
     def _lost(self, outcome: Outcome) -> None:
         with self._server.lock:
