@@ -67,7 +67,7 @@ class RequestHead:
     method: bytes
     origin: Origin
     target: bytes
-    headers: Headers
+    headers: Headers = field(repr=False)  # it holds the key (I2)
     patience: float
 
 

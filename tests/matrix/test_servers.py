@@ -29,7 +29,9 @@ SOON = 2.0
 UPLOAD, CHAT, VOICES, MODELS = (
     f"{PREFIX}{path}" for path in ("/v2/upload", "/v1/chat/completions", "/v1/voices", "/v1/models")
 )
-STREAMED = json.dumps({"model": "claude", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}).encode()
+STREAMED = json.dumps(
+    {"model": "claude-sonnet-5", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+).encode()
 
 
 @dataclass
@@ -48,10 +50,9 @@ class World:
 
     def settle(self) -> None:
         """Nothing is left of any exchange."""
-        self.served.settle()
-        assert self.pool.open_exchanges == 0
+        self.wait_until(lambda _: not self.pool.open_exchanges)
         assert [key.in_flight for key in self.pool.keys()] == [0]
-        self.wait_until(lambda simulator: simulator.open_requests == 0)
+        self.wait_until(lambda simulator: not simulator.open_requests)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +65,11 @@ def shared() -> Iterator[Simulator]:
 def running(shared: Simulator, request: pytest.FixtureRequest) -> Iterator[World]:
     records: list[Any] = []
     pool = KeyPoolMiddleware(bare([]), **settings_of(shared, on_exchange=records.append))
-    with serve(pool, request.param) as served:
+    # hypercorn has a task for each connection that is kept alive, even when its client has closed it.
+    settings = {"keep_alive_timeout": 2} if request.param == "hypercorn" else {}
+    with serve(pool, request.param, **settings) as served:
         yield World(request.param, served, pool, shared, records)
+        served.settle(within=4)
 
 
 @pytest.fixture
@@ -88,7 +92,7 @@ def test_events_arrive_one_by_one(world: World) -> None:
         caller.ask(
             "POST", CHAT, KNOWN, "Content-Type: application/json", f"Content-Length: {len(STREAMED)}", body=STREAMED
         )
-        start = caller.read_until(b'{"content":"')
+        start = caller.read_until(b'"content":"')
         assert b"text/event-stream" in start
         assert b"[DONE]" not in start
         assert world.simulator.requests[-1].outcome == "open"
@@ -113,6 +117,7 @@ def test_an_upload_reaches_upstream_piece_by_piece(world: World) -> None:
         status, _, body = caller.answer()
     assert (status, set(json.loads(body))) == (200, {"upload_url"})
     assert world.simulator.requests[-1].body == b"abcd" * 3
+    world.wait_until(lambda _: world.records)
     assert world.records[-1].request_bytes == 12
 
 
@@ -160,8 +165,7 @@ def test_httpx_reads_a_refusal_in_the_midst_of_its_upload(world: World, framing:
         answer = client.post(UPLOAD, content=content)
         assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED")
         assert is_ours(answer)
-        assert client.get(MODELS, headers={"authorization": TOKEN}).status_code == 200
-    assert [request.path for request in world.simulator.requests] == ["/v1/models"]
+    assert world.simulator.requests == []
 
 
 def test_a_refusal_comes_before_the_upload_does(world: World) -> None:
@@ -226,7 +230,7 @@ def test_an_answer_that_breaks_off_is_broken_off(world: World, framing: Any, how
 
 
 def test_upstream_that_dies_before_its_answer_is_a_502(world: World) -> None:
-    world.simulator.fail(Fault.reset("response head"))
+    world.simulator.fail(Fault.reset("response head"), times=1)
     with world.raw() as caller:
         caller.ask(
             "POST", CHAT, KNOWN, "Content-Type: application/json", f"Content-Length: {len(STREAMED)}", body=STREAMED
@@ -287,7 +291,8 @@ def test_a_caller_who_leaves_in_the_midst_of_an_answer(world: World, how: str) -
 
 @pytest.mark.parametrize("how", ["reset", "fin"])
 def test_a_caller_who_leaves_without_having_read(world: World, how: str) -> None:
-    world.simulator.fail(Fault.large_body(MORE_THAN_FITS))
+    middle = Fault.stalled("response body", after=MORE_THAN_FITS // 2).stall
+    world.simulator.fail(Fault.large_body(MORE_THAN_FITS).but(stall=middle))
     with world.raw() as caller:
         caller.ask("GET", VOICES, KNOWN)
         caller.read_until(b"\r\n\r\n")
