@@ -267,7 +267,12 @@ class _Stack:
             await self._owned.aclose()
 
     async def _open(self) -> None:
-        """Load the keys before the first request. A source that fails now may be back when one comes."""
+        """Open the state file and load the keys before the first request.
+
+        A key source that fails now may be back when a request comes; a file of another kind will not become one.
+        """
+        if self._owned is not None:
+            await self._owned.open()
         try:
             await self.reload_keys()
         except (StoreUnavailable, ConfigurationError) as error:

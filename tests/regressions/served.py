@@ -85,9 +85,23 @@ class Pool:
 
 @contextlib.contextmanager
 def pooled(
-    simulator: Simulator, server: str = "uvicorn-httptools", *keys: str, limits: Any = (CONCURRENCY,), **settings: Any
+    simulator: Simulator,
+    server: str = "uvicorn-httptools",
+    *keys: str,
+    limits: Any = (CONCURRENCY,),
+    serving: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Iterator[Pool]:
-    """Serve a pool over a simulator that is running. ``settings`` are those of ``KeyPoolMiddleware``."""
+    """Serve a pool over a simulator that is running.
+
+    Args:
+        simulator: where the pool's requests go.
+        server: one of the harness's.
+        keys: names, as for ``faults.rig.simulated``.
+        limits: of the team.
+        serving: settings of the server.
+        settings: those of ``KeyPoolMiddleware``.
+    """
     quotas, records, host_saw = MemoryQuotas(), [], []
 
     async def host(scope: Any, receive: Any, send: Any) -> None:
@@ -106,7 +120,7 @@ def pooled(
         "drain_seconds": 0.2,
     }
     app = KeyPoolMiddleware(host, **(given | settings))
-    with serve(app, server) as served:
+    with serve(app, server, **(serving or {})) as served:
         yield Pool(app, served, simulator, quotas, records, host_saw)
 
 

@@ -140,9 +140,7 @@ def test_an_event_stream_is_not_held_back(pool: Pool) -> None:
 # 18: the whole suite runs under the leak guard; these are the places where a secret would show first
 
 
-def test_case_18_errors_of_the_operators_own_functions(
-    simulator: Simulator, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_case_18_errors_of_the_operators_own_functions(simulator: Simulator, caplog: pytest.LogCaptureFixture) -> None:
     def teams(presented: str) -> Team:
         raise LookupError(f"no row for {presented}")
 
@@ -156,7 +154,12 @@ def test_case_18_errors_of_the_operators_own_functions(
         raise ValueError(f"cannot write {record}")
 
     caplog.set_level(logging.DEBUG)
-    settings: list[dict[str, Any]] = [{"teams": teams}, {"keys": keys}, {"on_exchange": on_exchange}, {"select": select}]
+    settings: list[dict[str, Any]] = [
+        {"teams": teams},
+        {"keys": keys},
+        {"on_exchange": on_exchange},
+        {"select": select},
+    ]
     bodies = []
     for given in settings:
         with pooled(simulator, **given) as pool:

@@ -23,7 +23,8 @@ def simulator() -> Iterator[Simulator]:
 
 @pytest.fixture(scope="module", params=UVICORNS)
 def pool(simulator: Simulator, request: pytest.FixtureRequest) -> Iterator[Pool]:
-    with pooled(simulator, request.param) as pool:
+    # Whoever puts a token into a query finds it in the server's access log, which is not ours to change.
+    with pooled(simulator, request.param, serving={"access_log": False}) as pool:
         yield pool
 
 
@@ -51,7 +52,6 @@ TRICKS = [
     b"//evil.example/v2/upload",
     b"///v2/upload",
     b"/@evil.example/v2/upload",
-    b"@evil.example/v2/upload",
     b"/v2/transcript/a@evil.example",
     b"/v2/upload%00",
     b"/v2/transcript/a%00b",
@@ -94,6 +94,7 @@ NOT_OURS = [
     b"/x/../v1/assemblyai/v2/upload",
     b"/x/%2e%2e/v1/assemblyai/v2/upload",
     b"/V1/AssemblyAI/v2/upload",
+    b"/v1/assemblyai@evil.example/v2/upload",
 ]
 
 
@@ -154,7 +155,7 @@ def test_case_17_a_poisoned_host_is_told_only_to_who_poisoned_it(pool: Pool, hos
         assert not HOSTS[host], "refused by the server itself"
     else:
         base = f"http://{host if HOSTS[host] else pool.served.host}{PREFIX}"
-        assert links(poisoned.body) == {f"{base}/v2/transcript/{ident}"} | links(poisoned.body)
+        assert f"{base}/v2/transcript/{ident}" in links(poisoned.body)
         assert all(link.startswith(base + "/") for link in links(poisoned.body))
     upstream = pool.simulator.url.removeprefix("http://")
     assert {request.header("host") for request in pool.simulator.requests} == {upstream}

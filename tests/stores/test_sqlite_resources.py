@@ -156,13 +156,25 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 """
 
 
-def start(path, name, count):
-    arguments = [sys.executable, "-W", "error", "-c", PROCESS, str(path), name, str(count)]
-    root = Path(__file__).parents[2]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
+@pytest.fixture
+def start():
+    """Start a process that records so many resources of a team, and prints what it has recorded."""
+    started = []
+
+    def start(path, name, count):
+        arguments = [sys.executable, "-W", "error", "-c", PROCESS, str(path), name, str(count)]
+        root = Path(__file__).parents[2]
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with process:
+            process.kill()
 
 
-def test_two_processes_share_a_file_from_the_start(tmp_path):
+def test_two_processes_share_a_file_from_the_start(tmp_path, start):
     """Neither loses a write to the other, and they agree on every owner."""
     processes = [start(tmp_path / "a.db", name, 150) for name in ("p1", "p2")]
     results = [(*process.communicate(timeout=60), process.returncode) for process in processes]
@@ -179,7 +191,7 @@ def test_two_processes_share_a_file_from_the_start(tmp_path):
     run(tmp_path / "a.db", scenario)
 
 
-def test_what_was_acknowledged_outlives_kill_9(tmp_path):
+def test_what_was_acknowledged_outlives_kill_9(tmp_path, start):
     for round_number in range(2):
         name = f"killed-{round_number}"
         process = start(tmp_path / "a.db", name, 1_000_000)

@@ -149,5 +149,6 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
 
     async def _flush(self) -> None:
-        self.transport.set_write_buffer_limits(0)
-        await self._writable.wait()
+        # Under TLS, limits of 0 would pause for ever.
+        while self.transport.get_write_buffer_size():
+            await asyncio.sleep(0.001)
