@@ -6,9 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from statistics import median
 
 from . import nginx, proc
 from .answers import PREFIX, TOKEN
@@ -64,21 +62,19 @@ def run(*, quick: bool, profile: bool) -> Iterator[str]:  # noqa: ARG001 - every
         children = {name: fleet.python(name, "--upstream", url, on=server_cpu) for name in ("keypool", "keypool-httpx")}
         if nginx.installed():
             children["nginx"] = fleet.nginx(nginx.proxy(upstream.port), on=server_cpu)
+        idle = {name: _idle(child) for name, child in children.items()}
         for transfer in transfers:
-            rows += [_row(name, child, transfer) for name, child in children.items()]
+            rows += [_row(name, child, transfer, idle[name]) for name, child in children.items()]
     columns = ["transfer", "proxy", "MB", "MB/s", "CPU s/GB", "idle MiB", "peak MiB", "growth MiB", "<= 32", "<= 4"]
     yield table("memory: peak RSS above idle", columns, rows)
 
 
-def _row(name: str, child: Child, transfer: Transfer) -> list[str]:
-    _play(child, Transfer(transfer.upload, 10_000_000, chunked=transfer.chunked))  # loads what is loaded once
-    idle = _idle(child.pid)
-    with suppress(OSError):  # where the kernel does not let us, the peak since the start stands for it
-        proc.reset_peak(child.pid)
+def _row(name: str, child: Child, transfer: Transfer, idle: int) -> list[str]:
     cpu, began = proc.cpu_seconds(child.pid), time.perf_counter()
-    _play(child, transfer)
+    with proc.peak_of(child.pid) as most:
+        _play(child, transfer)
     seconds, cpu = time.perf_counter() - began, proc.cpu_seconds(child.pid) - cpu
-    peak = proc.peak_bytes(child.pid)
+    peak = most[0]
     growth = (peak - idle) / _MIB
     return [
         transfer.name,
@@ -93,14 +89,15 @@ def _row(name: str, child: Child, transfer: Transfer) -> list[str]:
     ]
 
 
-def _idle(pid: int) -> int:
-    """Return the memory of a server that has come to rest."""
-    time.sleep(0.3)
-    values = []
-    for _ in range(5):
-        values.append(proc.resident_bytes(pid))
-        time.sleep(0.02)
-    return int(median(values))
+def _idle(child: Child) -> int:
+    """Return the memory of a server that has loaded what is loaded once, and come to rest. It is taken only once.
+
+    What one transfer leaves behind therefore counts in those after it.
+    """
+    for upload in (True, False):
+        _play(child, Transfer(upload, 100_000))
+    time.sleep(0.5)
+    return proc.resident_bytes(child.pid)
 
 
 def _play(child: Child, transfer: Transfer) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-__all__ = ["cpu_seconds", "peak_bytes", "pin", "processors", "reset_peak", "resident_bytes"]
+__all__ = ["cpu_seconds", "peak_of", "pin", "processors", "resident_bytes"]
 
 
 @cache
@@ -39,18 +41,38 @@ def resident_bytes(pid: int) -> int:
     return _status(pid, "VmRSS")
 
 
-def peak_bytes(pid: int) -> int:
-    """Most memory that it has occupied since ``reset_peak``, or since it started."""
-    return _status(pid, "VmHWM")
+@contextmanager
+def peak_of(pid: int) -> Iterator[list[int]]:
+    """Give a list that has the most memory which a process occupied during the block, once the block has ended.
 
-
-def reset_peak(pid: int) -> None:
-    """Let the peak begin anew (proc(5), clear_refs).
-
-    Raises:
-        OSError: the kernel does not allow it.
+    The kernel keeps this mark, and lets it begin anew (proc(5), clear_refs). Where it does not, 50 looks a second do.
     """
-    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+    found = [resident_bytes(pid)]
+    try:
+        Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        with _sampled(pid, found):
+            yield found
+    else:
+        yield found
+        found[0] = _status(pid, "VmHWM")
+
+
+@contextmanager
+def _sampled(pid: int, found: list[int]) -> Iterator[None]:
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.02):
+            found[0] = max(found[0], resident_bytes(pid))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _status(pid: int, field: str) -> int:

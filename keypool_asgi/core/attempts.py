@@ -16,7 +16,7 @@ class Next(Enum):
     DELIVER = "deliver"
     #: Another attempt follows; the answer is forgotten unless no key is left.
     REPEAT = "repeat"
-    #: The caller gets NO_AVAILABLE_KEYS: the answer is about the operator's account, which is not the caller's business.
+    #: The caller gets NO_AVAILABLE_KEYS: the answer is about the operator's account, not the caller's business.
     REFUSE = "refuse"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from keypool_asgi.errors import BadRequest
+
 from .messages import Headers
 
 __all__ = ["Framing", "downstream_fields", "forwarded_query", "framing_of", "upstream_fields"]

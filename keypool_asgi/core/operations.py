@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from keypool_asgi.errors import ConfigurationError
+
 from .messages import Headers
 from .ownership import Creates, Names
 

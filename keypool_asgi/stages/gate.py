@@ -29,7 +29,7 @@ class Gate(Stage):
         self.draining = False
         self._empty: asyncio.Event | None = None
 
-    async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Count one exchange, or refuse it while draining."""
         if self.draining:
             raise Draining(

@@ -30,8 +30,8 @@ class Watch:
     __slots__ = (
         "_discard_bytes",
         "_last",
-        "_receive",
         "_reading",
+        "_receive",
         "_scope",
         "_send",
         "complete",
@@ -70,6 +70,10 @@ class Watch:
         """Pass a message to the server; the last one only after the request body has ended, or enough of it."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if self.status == 304:
+                # Its length tells of what a 200 would bring; uvicorn (httptools) would demand a body of that length.
+                fields = [field for field in message["headers"] if field[0] != b"content-length"]
+                message = {**message, "headers": fields}
         elif message["type"] == "http.response.body":
             self.response_bytes += len(message.get("body", b""))
             if not message.get("more_body", False):

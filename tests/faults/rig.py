@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
@@ -13,9 +14,10 @@ from harness import guard, secret, tasks_left, token
 
 from keypool_asgi import Charge, KeyPool, Limit, Team, UpstreamKey
 from keypool_asgi.stores.quotas import MemoryQuotas
+from keypool_asgi.stores.roster import KeySnapshot
 from keypool_asgi.testing import Simulator
 
-__all__ = ["PREFIX", "TOKEN", "Caller", "Rig", "cancelled_at", "keys_of", "rig", "scope_of", "simulated"]
+__all__ = ["PREFIX", "TOKEN", "Caller", "Rig", "cancelled_at", "keys_of", "rig", "scope_of", "simulated", "until"]
 
 PREFIX = "/v1/assemblyai"
 TOKEN = token("team-a")
@@ -48,20 +50,22 @@ class Rig:
     records: list[Any]
     others: list[asyncio.Task[Any]] = field(default_factory=list)
 
-    async def nothing_left(self, within: float = 3.0) -> None:
+    @property
+    def keys(self) -> tuple[KeySnapshot, ...]:
+        return self.app.keys()
+
+    async def nothing_left(self) -> None:
         """Fail if a lease, a permit, a task or an upstream request is left; what is ending may end first."""
-        deadline = asyncio.get_running_loop().time() + within
-        while left := self._left():
-            if asyncio.get_running_loop().time() > deadline:
-                raise AssertionError(f"left after {within} s: {left}")
-            await asyncio.sleep(0.002)
+        with contextlib.suppress(TimeoutError):
+            await until(lambda: not self._left())
+        assert not self._left()
         everything = [Charge("team:team-a", CONCURRENCY, MOST)]
         assert await self.quotas.reserve("probe", everything) is None, f"a permit is left: {self.quotas!r}"
         await self.quotas.release("probe")
 
     def _left(self) -> list[str]:
         left = tasks_left()
-        left += [f"{key.in_flight} leases of {key.id}" for key in self.app.keys() if key.in_flight]
+        left += [f"{key.in_flight} leases of {key.id}" for key in self.keys if key.in_flight]
         left += [f"{self.app.open_exchanges} exchanges"] * bool(self.app.open_exchanges)
         left += [f"{self.simulator.open_requests} upstream requests"] * bool(self.simulator.open_requests)
         return left
@@ -198,6 +202,13 @@ class Caller:
         ends = [not message.get("more_body", False) for message in self.sent[1:]]
         assert True not in ends[:-1], "messages after the end of the response"
         return bool(ends) and ends[-1]
+
+
+async def until(condition: Callable[[], object], seconds: float = 3.0) -> None:
+    """Wait until something is true that happens in another thread, or in another task."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - nobody could set an event
+            await asyncio.sleep(0.002)
 
 
 @types.coroutine

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from faults.rig import CONCURRENCY, TOKEN, Caller, Rig, keys_of, rig, scope_of
+from harness import secret
 
 from keypool_asgi import QuotaCallbacks, Team
 from keypool_asgi.core.selection import Need
@@ -88,7 +89,7 @@ async def walk_to_nowhere(simulator: Simulator) -> Scenario:
 @scenario
 async def doubtful_403(simulator: Simulator) -> Scenario:
     keys = [*keys_of("dead-1", priority=0), *keys_of("good", priority=1)]
-    simulator.fail(Fault.status(403, {"error": "Forbidden"}), path="/v1/voices", service="agents", nth=1)
+    simulator.fail(Fault.status(403, {"error": "Forbidden"}), key=secret("dead-1"))
     return Scenario(_good(simulator, keys=keys), scope_of("GET", "/v1/voices"), [])
 
 
@@ -202,5 +203,5 @@ async def no_connection(simulator: Simulator) -> Scenario:
 
 @scenario
 async def answer_that_breaks_off_while_it_is_held(simulator: Simulator) -> Scenario:
-    simulator.fail(Fault.reset("response body", after=10), path="/v2/upload", times=1)
+    simulator.fail(Fault.reset("response body", after=10), path="/v2/upload")
     return Scenario(_good(simulator), scope_of("POST", "/v2/upload", body=len(UPLOAD)), PIECES, 502)

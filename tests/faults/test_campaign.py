@@ -106,7 +106,7 @@ def test_a_fault_before_the_head_is_a_502(simulator: Simulator, fault: str, what
     assert outcome(caller) == FAILED
     assert rule.matches == 1, "sent twice, although upstream may have acted on it"
     assert pool.records[0].refused == "UPSTREAM_FAILED"
-    states = [health.state for key in pool.app.keys() for health in key.health.values()]
+    states = [health.state for key in pool.keys for health in key.health.values()]
     assert set(states) == {State.ACTIVE}, "no key is at fault"
 
 

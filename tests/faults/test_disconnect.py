@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from faults.rig import CONCURRENCY, TOKEN, Caller, Rig, keys_of, rig, scope_of, simulated
+from faults.rig import CONCURRENCY, TOKEN, Caller, Rig, keys_of, rig, scope_of, simulated, until
 from faults.scenarios import KEYS, SCENARIOS, UPLOAD
 from harness import run, secret
 
@@ -65,9 +65,7 @@ async def leave_during(
 ) -> None:
     """Have the caller leave once ``waits()`` is true, and see that the exchange ends at once."""
     exchange = asyncio.create_task(caller.call(pool.app, scope))
-    async with asyncio.timeout(5):
-        while not waits():
-            await asyncio.sleep(0.001)
+    await until(waits)
     await asyncio.sleep(0.01)
     assert not exchange.done(), caller.sent
     caller.leave()
@@ -168,9 +166,7 @@ def test_leaving_while_waiting_for_a_key(simulator: Simulator, method: str) -> N
         pool = rig(simulator, keys=keys_of("good", max_in_flight=1), key_wait_seconds=5)
         first, second = Caller(), Caller([UPLOAD])
         holding = asyncio.create_task(first.call(pool.app, scope_of("GET", "/v1/voices")))
-        async with asyncio.timeout(5):
-            while not simulator.open_requests:
-                await asyncio.sleep(0.001)
+        await until(lambda: simulator.open_requests)
         scope = scope_of("GET", "/v1/models") if method == "GET" else scope_of("POST", "/v2/upload", body=len(UPLOAD))
         waiting = asyncio.create_task(second.call(pool.app, scope))
         await asyncio.sleep(0.01)

@@ -205,7 +205,7 @@ STRIPPED = [(host, server) for host in HOSTS for server in ("hypercorn", "grania
 @pytest.mark.parametrize("server", [REFERENCE, "hypercorn"])
 @pytest.mark.parametrize("host", HOSTS)
 def test_every_host_below_a_root_path(shared: Simulator, simulator: Simulator, host: str, server: str) -> None:
-    """uvicorn puts the root path before what is asked, hypercorn and granian want it to be asked."""
+    """What is asked gets the root path put before it by uvicorn; hypercorn and granian want it to be asked."""
     for world in world_of(shared, host, server, root_path=ROOT):
         essence(world)
         assert str(world.client.base_url).endswith(f"{ROOT}{world.hosted.base}/")
@@ -215,7 +215,7 @@ def test_every_host_below_a_root_path(shared: Simulator, simulator: Simulator, h
 def test_every_host_behind_a_proxy_that_strips_what_the_server_expects(
     shared: Simulator, simulator: Simulator, host: str, server: str
 ) -> None:
-    """Path and root path do not fit together then. (Starlette does not find its own nested mounts there.)"""
+    """Path and root path do not fit together then, and Starlette does not find its own nested mounts."""
     hosted = HOSTS[host](**settings_of(shared))
     with serve(hosted.app, server, lifespan=hosted.lifespan, root_path=ROOT) as served:
         seen = f"{served.scheme}://{served.host}{ROOT}{hosted.base}"

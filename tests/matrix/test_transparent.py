@@ -274,6 +274,9 @@ UPGRADE = (
 )
 
 
+CLOSE = "Connection: close\r\n"
+
+
 @pytest.mark.parametrize("server", SERVERS)
 def test_on_every_server_the_host_gets_the_servers_own_objects(server: str) -> None:
     outside: list[tuple[Any, Any, Any]] = []
@@ -291,12 +294,11 @@ def test_on_every_server_the_host_gets_the_servers_own_objects(server: str) -> N
 
     with serve(app, server, lifespan="off") as served:
         for path, fields in (
-            ("/hello", ""),
-            ("/v1/assemblyaiX", ""),
+            ("/hello", CLOSE),
+            ("/v1/assemblyaiX", CLOSE),
             ("/hello", UPGRADE),
             ("/v1/assemblyaiX/v3/ws", UPGRADE),
         ):
-            fields = fields or "Connection: close\r\n"
             raw_http(served.url, f"GET {path} HTTP/1.1\r\nHost: h.example\r\n{fields}\r\n".encode(), timeout=0.5)
     assert [scope["type"] for scope, _, _ in host.calls] == ["http", "http", "websocket", "websocket"]
     for before, after in zip(outside, host.calls, strict=True):

@@ -38,6 +38,7 @@ class Thing:
     team: str
     project: str
     name: str
+    upload: Thing | None = None
     deleted: bool = field(default=False)
 
 
@@ -118,10 +119,12 @@ class Workflows(RuleBasedStateMachine):
 
     @rule(target=transcripts, upload=uploads)
     def transcribe(self, upload: Thing) -> Any:
+        if upload.deleted:
+            return multiple()
         response = self.send(upload.team, "POST", "/v2/transcript", json={"audio_url": upload.name})
         if not self.expect(response, served=self.serves(upload.project, paid=True)):
             return multiple()
-        made = Thing(upload.team, upload.project, response.json()["id"])
+        made = Thing(upload.team, upload.project, response.json()["id"], upload)
         self.made.append(made)
         return made
 
@@ -140,6 +143,8 @@ class Workflows(RuleBasedStateMachine):
             return
         response = self.send(transcript.team, "DELETE", f"/v2/transcript/{transcript.name}")
         transcript.deleted = self.expect(response, served=self.serves(transcript.project))
+        assert transcript.upload is not None
+        transcript.upload.deleted |= transcript.deleted  # upstream deletes the recording with its transcript
 
     @rule(transcript=transcripts, team=st.sampled_from(TEAMS), method=st.sampled_from(("GET", "DELETE")))
     def trespass(self, transcript: Thing, team: str, method: str) -> None:

@@ -13,6 +13,7 @@ from harness import RawConnection, Served, serve
 
 from keypool_asgi import Charge, KeyPoolMiddleware, Team
 from keypool_asgi.stores.quotas import MemoryQuotas
+from keypool_asgi.stores.roster import KeySnapshot
 from keypool_asgi.testing import Simulator
 
 __all__ = ["UVICORNS", "Answer", "Pool", "pooled", "until"]
@@ -44,6 +45,10 @@ class Pool:
     records: list[Any]
     host_saw: list[dict[str, Any]]
 
+    @property
+    def keys(self) -> tuple[KeySnapshot, ...]:
+        return self.app.keys()
+
     def send(self, target: str | bytes, method: str = "GET", *fields: str, body: bytes = b"", **more: Any) -> Answer:
         """Send one request below the pool's prefix, and read its answer until the connection ends."""
         target = target.encode("latin-1") if isinstance(target, str) else target
@@ -72,12 +77,18 @@ class Pool:
         connection.send(head.encode() + b"\r\n")
         return connection
 
+    def afresh(self) -> None:
+        """Forget what was seen up to now."""
+        self.simulator.forget()
+        self.records.clear()
+        self.host_saw.clear()
+
     def nothing_left(self) -> None:
         """Fail if an exchange, a lease, a permit, a task or an upstream request is left."""
         until(lambda: self.app.open_exchanges == 0)
         until(lambda: self.simulator.open_requests == 0)
         self.served.settle()
-        assert [key.in_flight for key in self.app.keys()] == [0] * len(self.app.keys())
+        assert not [key.id for key in self.keys if key.in_flight]
         everything = [Charge("team:team-a", CONCURRENCY, MOST)]
         assert self.served.call(self.quotas.reserve, "probe", everything) is None, "a permit is left"
         self.served.call(self.quotas.release, "probe")

@@ -37,11 +37,19 @@ def simulator() -> Iterator[Simulator]:
         assert simulator.violations == []
 
 
-@pytest.fixture
-def pool(simulator: Simulator, server: str) -> Iterator[Pool]:
-    with pooled(simulator, server) as pool:
+@pytest.fixture(scope="module", params=UVICORNS)
+def shared(request: pytest.FixtureRequest) -> Iterator[Pool]:
+    with simulated().running() as simulator, pooled(simulator, request.param) as pool:
         yield pool
-        pool.nothing_left()
+
+
+@pytest.fixture
+def pool(shared: Pool) -> Iterator[Pool]:
+    shared.simulator.heal()
+    shared.afresh()
+    yield shared
+    shared.nothing_left()
+    assert shared.simulator.violations == []
 
 
 # 1
@@ -137,7 +145,7 @@ def test_case_07_a_poison_request_leaves_every_key_in_service(simulator: Simulat
         for _ in range(5):
             assert pool.send("/v2/transcript", "POST", "Content-Type: application/json", body=JOB).status == 500
         assert rule.matches == 5
-        states = [health.state for key in pool.app.keys() for health in key.health.values()]
+        states = [health.state for key in pool.keys for health in key.health.values()]
         assert set(states) == {State.ACTIVE}
         pool.nothing_left()
 
@@ -301,13 +309,13 @@ def test_case_22_the_keys_are_swapped_under_200_requests(server: str) -> None:
                 simulator.wait_until(lambda simulator: simulator.open_requests >= 20)
                 listed[:] = keys_of("new")
                 pool.served.call(pool.app._pool.refresh)
-                (old,) = [key for key in pool.app.keys() if key.id == "old"]
+                (old,) = [key for key in pool.keys if key.id == "old"]
                 assert old.in_flight > 0
                 assert not old.listed
                 answers += [threads.submit(pool.send, "/v1/voices") for _ in range(100)]
                 assert {answer.result().status for answer in answers} == {200}
-            assert [key.id for key in pool.app.keys()] == ["new"], "the old one is forgotten with its last exchange"
-            assert pool.app.keys()[0].in_flight == 0
+            assert [key.id for key in pool.keys] == ["new"], "the old one is forgotten with its last exchange"
+            assert pool.keys[0].in_flight == 0
         by_key = [request.key for request in simulator.requests]
         assert by_key.count(secret("old")) + by_key.count(secret("new")) == 200
         assert by_key.count(secret("new")) >= 100

@@ -132,7 +132,7 @@ def test_case_11_a_crowd_that_leaves_at_once(simulator: Simulator, server: str) 
         for connection in crowd:
             connection.send(request_of(pool))
         simulator.wait_until(lambda simulator: simulator.open_requests == 50)
-        assert pool.app.keys()[0].in_flight == 50
+        assert pool.keys[0].in_flight == 50
         for number, connection in enumerate(crowd):
             leave(connection, "reset" if number % 2 else "close")
         pool.nothing_left()
@@ -191,18 +191,18 @@ def test_case_19_a_servers_own_shutdown_drains(simulator: Simulator, server: str
         simulator.wait_until(lambda simulator: simulator.open_requests == 1)
     assert answer.result().status == 200
     assert pool.app.open_exchanges == 0
-    assert pool.app.keys()[0].in_flight == 0
+    assert pool.keys[0].in_flight == 0
 
 
 def test_a_handler_that_is_cancelled_by_its_server_settles(simulator: Simulator) -> None:
-    """uvicorn cancels what is still open once its patience is over."""
+    """A server cancels what is still open once its patience is over."""
     simulator.fail(Fault.stalled("response head"))
     with pooled(simulator) as pool:
         connection = RawConnection(pool.served.url)
         connection.send(request_of(pool))
         simulator.wait_until(lambda simulator: simulator.open_requests == 1)
     assert pool.app.open_exchanges == 0
-    assert pool.app.keys()[0].in_flight == 0
+    assert pool.keys[0].in_flight == 0
     assert asyncio.run(pool.quotas.reserve("probe", [])) is None
     simulator.wait_until(lambda simulator: simulator.open_requests == 0)
     connection.sock.close()

@@ -30,8 +30,7 @@ def pool(simulator: Simulator, request: pytest.FixtureRequest) -> Iterator[Pool]
 
 @pytest.fixture(autouse=True)
 def _afresh(pool: Pool) -> Iterator[None]:
-    pool.simulator.forget()
-    pool.host_saw.clear()
+    pool.afresh()
     yield
     assert pool.simulator.violations == []
 

@@ -93,18 +93,20 @@ def exchange(**more: Any) -> Exchange:
 
 def test_a_slot_that_is_read_too_early_names_the_stage() -> None:
     made = exchange()
-    with pytest.raises(MissingStage, match="exchange.team is read before the auth stage has run"):
+    with pytest.raises(MissingStage, match=r"exchange\.team is read before the auth stage has run"):
         _ = made.team
-    with pytest.raises(MissingStage, match="exchange.token is read before the auth stage has run"):
+    with pytest.raises(MissingStage, match=r"exchange\.token is read before the auth stage has run"):
         _ = made.token
-    with pytest.raises(MissingStage, match="exchange.attempt is read before the key selector stage has run"):
+    with pytest.raises(MissingStage, match=r"exchange\.attempt is read before the key selector stage has run"):
         _ = made.attempt
     assert made.known_team is None
 
 
 def test_a_slot_that_is_written_twice_names_the_stage() -> None:
     made = exchange(team=Team("a"))
-    with pytest.raises(MissingStage, match="exchange.team is written twice: the auth stage stands twice in the stack"):
+    with pytest.raises(
+        MissingStage, match=r"exchange\.team is written twice: the auth stage stands twice in the stack"
+    ):
         made.team = Team("b")
     assert (made.team.id, made.known_team) == ("a", "a")
 
@@ -303,7 +305,7 @@ def test_a_refusal_is_an_ordinary_response_to_middleware_between(simulator: Simu
 
 
 def test_a_broken_answer_passes_pure_middleware_between_honestly(simulator: Simulator) -> None:
-    """BaseHTTPMiddleware ends every response that broke off below it as if it were complete; that one is Starlette's."""
+    """Starlette's BaseHTTPMiddleware is not: it ends every response that broke off below it as if it were complete."""
 
     async def main() -> None:
         for path, status, complete in (("/v1/voices", 200, False), ("/v2/upload", 502, True)):

@@ -21,7 +21,7 @@ def asked(operation: Operation) -> tuple[str, list[tuple[bytes, bytes]], bytes]:
     """Path, fields and query that ask for a row."""
     condition = operation.condition or Condition()
     headers = [(condition.header, b"x")] if condition.header else []
-    query = f"{sorted(condition.query)[0]}=1".encode() if condition.query else b""
+    query = f"{min(condition.query)}=1".encode() if condition.query else b""
     return re.sub(r"\{\w+\}", IDENT, operation.path), headers, query
 
 

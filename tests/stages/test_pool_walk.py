@@ -64,7 +64,7 @@ def play(script: Callable[[Rig], Awaitable[None]], simulator: Simulator, *keys: 
 
 
 def states(pool: Rig, service: str = "api") -> dict[str, State]:
-    return {key.id: key.health[service].state for key in pool.app.keys() if service in key.health}
+    return {key.id: key.health[service].state for key in pool.keys if service in key.health}
 
 
 def retry_after(caller: Caller) -> int:

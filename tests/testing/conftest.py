@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import assemblyai
 import httpx
 import pytest
+from dialing import Clock
+
+from keypool_asgi.testing import Simulator
 
 # The plugin is an entry point of the installed package; this is for a plain checkout.
 from keypool_asgi.testing.plugin import assemblyai_simulator  # noqa: F401
@@ -14,6 +17,18 @@ from keypool_asgi.testing.plugin import assemblyai_simulator  # noqa: F401
 @pytest.fixture
 def sim(assemblyai_simulator):  # noqa: F811
     return assemblyai_simulator
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def timed(clock) -> Iterator[Simulator]:
+    """A simulator whose clock stands still."""
+    with Simulator(clock=clock).running() as simulator:
+        yield simulator
 
 
 @pytest.fixture

@@ -9,12 +9,11 @@ import json
 import ssl
 import subprocess
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-from dialing import Clock, close_of, dial, masked, raw_session, read_json, rest, say
+from dialing import close_of, dial, masked, raw_session, read_json, rest, say
 from rawsocket import read_all
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -25,13 +24,6 @@ from keypool_asgi.testing.simulator.sockets.frames import frame
 
 def kinds(messages) -> list[str]:
     return [message["type"] for message in messages]
-
-
-@contextmanager
-def timed():
-    clock = Clock()
-    with Simulator(clock=clock).running() as sim:
-        yield sim, clock
 
 
 # Speech
@@ -112,77 +104,73 @@ def test_speech_takes_the_raw_key_and_its_own_tokens(sim) -> None:
         assert read_json(ws)["type"] == "Begin"
 
 
-def test_speech_ends_when_it_is_dropped_or_idle() -> None:
-    with timed() as (sim, clock):
-        with dial(sim, "tts") as ws:
-            read_json(ws)
-        sim.wait_until(lambda sim: sim.sessions[0].state == "dropped")
-        assert (sim.open_sessions, sim.bill) == (0, [])
-        with dial(sim, "tts") as ws:
-            read_json(ws)
-            clock.now += 120
-            assert rest(ws)[0]["error_type"] == "inactivity_timeout"
+def test_speech_ends_when_it_is_dropped_or_idle(timed, clock) -> None:
+    with dial(timed, "tts") as ws:
+        read_json(ws)
+    timed.wait_until(lambda sim: sim.sessions[0].state == "dropped")
+    assert (timed.open_sessions, timed.bill) == (0, [])
+    with dial(timed, "tts") as ws:
+        read_json(ws)
+        clock.now += 120
+        assert rest(ws)[0]["error_type"] == "inactivity_timeout"
 
 
 # Voice agents
 
 
-def test_an_agent_from_ready_to_ended() -> None:
-    with timed() as (sim, clock):
-        with dial(sim, "agents", key=f"Bearer {sim.key}") as ws:
-            with pytest.raises(TimeoutError):
-                ws.recv(timeout=0.1)
-            say(ws, "session.update", session={"system_prompt": "Be brief.", "greeting": "Hi!"})
-            greeting = [read_json(ws) for _ in range(7)]
-            audio = base64.b64encode(silence_wav(1.2, sample_rate=24_000)[44:]).decode()
-            for _ in range(2):
-                say(ws, "input.audio", audio=audio)
-            turn = []
-            while kinds(turn)[-1:] != ["reply.done"]:
-                turn.append(read_json(ws))
-            say(ws, "session.update", session={})
-            say(ws, "reply.create", instructions="Go on.")
-            assert read_json(ws)["type"] == "session.updated"
-            clock.now += 60
-            say(ws, "session.end")
-            ended = rest(ws)[-1]
-            assert close_of(ws) == (1000, "")
-        session = sim.sessions[0]
-        assert kinds(greeting) == [
-            *("session.ready", "reply.started", *["reply.audio"] * 3, "transcript.agent", "reply.done")
-        ]
-        assert greeting[0]["session_id"] == session.id
-        assert kinds(turn)[:2] == ["input.speech.started", "transcript.user.delta"]
-        assert next(each for each in turn if each["type"] == "transcript.user")["text"].count(" ") == 5
-        assert (ended["session_duration_seconds"], ended["audio_duration_seconds"]) == (60, 2)
-        assert (session.state, sim.billed("stream_seconds"), sim.bill[0].product) == ("terminated", 60, "agents")
+def test_an_agent_from_ready_to_ended(timed, clock) -> None:
+    with dial(timed, "agents", key=f"Bearer {timed.key}") as ws:
+        with pytest.raises(TimeoutError):
+            ws.recv(timeout=0.1)
+        say(ws, "session.update", session={"system_prompt": "Be brief.", "greeting": "Hi!"})
+        greeting = [read_json(ws) for _ in range(7)]
+        audio = base64.b64encode(silence_wav(1.2, sample_rate=24_000)[44:]).decode()
+        for _ in range(2):
+            say(ws, "input.audio", audio=audio)
+        turn = []
+        while kinds(turn)[-1:] != ["reply.done"]:
+            turn.append(read_json(ws))
+        say(ws, "session.update", session={})
+        say(ws, "reply.create", instructions="Go on.")
+        assert read_json(ws)["type"] == "session.updated"
+        clock.now += 60
+        say(ws, "session.end")
+        ended = rest(ws)[-1]
+        assert close_of(ws) == (1000, "")
+    session = timed.sessions[0]
+    assert kinds(greeting) == [
+        *("session.ready", "reply.started", *["reply.audio"] * 3, "transcript.agent", "reply.done")
+    ]
+    assert greeting[0]["session_id"] == session.id
+    assert kinds(turn)[:2] == ["input.speech.started", "transcript.user.delta"]
+    assert next(each for each in turn if each["type"] == "transcript.user")["text"].count(" ") == 5
+    assert (ended["session_duration_seconds"], ended["audio_duration_seconds"]) == (60, 2)
+    assert (session.state, timed.billed("stream_seconds"), timed.bill[0].product) == ("terminated", 60, "agents")
 
 
-def test_an_agent_that_was_left_costs_half_a_minute_more() -> None:
-    with timed() as (sim, clock):
-        with dial(sim, "agents") as ws:
-            say(ws, "session.update", session={})
-            read_json(ws)
-            clock.now += 10
-        sim.wait_until(lambda sim: sim.sessions[0].state == "dropped")
-        clock.now += 29
-        assert (sim.open_sessions, sim.bill) == (1, [])
-        clock.now += 100
-        assert (sim.open_sessions, sim.billed("stream_seconds")) == (0, 40)
+def test_an_agent_that_was_left_costs_half_a_minute_more(timed, clock) -> None:
+    with dial(timed, "agents") as ws:
+        say(ws, "session.update", session={})
+        read_json(ws)
+        clock.now += 10
+    timed.wait_until(lambda sim: sim.sessions[0].state == "dropped")
+    clock.now += 29
+    assert (timed.open_sessions, timed.bill) == (1, [])
+    clock.now += 100
+    assert (timed.open_sessions, timed.billed("stream_seconds")) == (0, 40)
 
 
-def test_an_agent_is_resumed_within_its_grace() -> None:
-    with timed() as (sim, clock):
-        ready = left(sim)
-        clock.now += 20
-        with dial(sim, "agents") as ws:
-            say(ws, "session.resume", session_id=ready["session_id"])
-            assert read_json(ws) == ready
-            clock.now += 5
-            say(ws, "session.end")
-            rest(ws)
-        assert [session.id for session in sim.sessions] == [ready["session_id"]] * 2
-        assert sim.billed("stream_seconds") == 25
+def test_an_agent_is_resumed_within_its_grace(timed, clock) -> None:
+    ready = left(timed)
+    clock.now += 20
+    with dial(timed, "agents") as ws:
+        say(ws, "session.resume", session_id=ready["session_id"])
+        assert read_json(ws) == ready
+        clock.now += 5
+        say(ws, "session.end")
+        rest(ws)
+    assert [session.id for session in timed.sessions] == [ready["session_id"]] * 2
+    assert timed.billed("stream_seconds") == 25
 
 
 def left(sim) -> dict[str, str]:
@@ -193,19 +181,18 @@ def left(sim) -> dict[str, str]:
     return ready
 
 
-def test_an_agent_is_not_resumed_by_strangers_or_too_late() -> None:
-    with timed() as (sim, clock):
-        sim.add_account("account-2")
-        stranger = sim.add_key(project=sim.add_project("project-2", account="account-2").name)
-        ident = left(sim)["session_id"]
-        answers = []
-        for key, wanted, wait in [(stranger, ident, 0), ("", "unknown", 0), ("", ident, 31)]:
-            clock.now += wait
-            with dial(sim, "agents", key=key) as ws:
-                say(ws, "session.resume", session_id=wanted)
-                answers.append((rest(ws)[0]["code"], close_of(ws)[0]))
-        assert answers == [("session_forbidden", 1008), ("session_not_found", 1008), ("session_expired", 1008)]
-        assert [each.kind for each in sim.foreign_requests] == ["agent_session"]
+def test_an_agent_is_not_resumed_by_strangers_or_too_late(timed, clock) -> None:
+    timed.add_account("account-2")
+    stranger = timed.add_key(project=timed.add_project("project-2", account="account-2").name)
+    ident = left(timed)["session_id"]
+    answers = []
+    for key, wanted, wait in [(stranger, ident, 0), ("", "unknown", 0), ("", ident, 31)]:
+        clock.now += wait
+        with dial(timed, "agents", key=key) as ws:
+            say(ws, "session.resume", session_id=wanted)
+            answers.append((rest(ws)[0]["code"], close_of(ws)[0]))
+    assert answers == [("session_forbidden", 1008), ("session_not_found", 1008), ("session_expired", 1008)]
+    assert [each.kind for each in timed.foreign_requests] == ["agent_session"]
 
 
 def test_stored_agents_belong_to_the_account(sim) -> None:
@@ -254,14 +241,13 @@ def test_an_agent_refuses_in_its_own_words(sim) -> None:
         assert close_of(ws) == (1011, "oops")
 
 
-def test_an_agent_ends_at_its_limit() -> None:
-    with timed() as (sim, clock):
-        with dial(sim, "agents", key=None, token=sim.add_token(service="agents", max_session_seconds=60)) as ws:
-            say(ws, "session.update", session={})
-            read_json(ws)
-            clock.now += 60
-            assert kinds(rest(ws)) == ["session.ended"]
-        assert sim.billed("stream_seconds") == 60
+def test_an_agent_ends_at_its_limit(timed, clock) -> None:
+    with dial(timed, "agents", key=None, token=timed.add_token(service="agents", max_session_seconds=60)) as ws:
+        say(ws, "session.update", session={})
+        read_json(ws)
+        clock.now += 60
+        assert kinds(rest(ws)) == ["session.ended"]
+    assert timed.billed("stream_seconds") == 60
 
 
 # Echo

@@ -149,6 +149,6 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
 
     async def _flush(self) -> None:
-        # Under TLS, limits of 0 would pause for ever.
-        while self.transport.get_write_buffer_size():
+        # Limits of 0 would tell when it is empty, but under TLS they pause for ever.
+        while self.transport.get_write_buffer_size():  # noqa: ASYNC110
             await asyncio.sleep(0.001)

@@ -32,7 +32,6 @@ class Session:
         project: of the key.
         token: the temporary token that it was opened with.
         query: parameters of the upgrade request, one value per name.
-        subprotocols: that were offered. There are none, so none is chosen.
         extensions: that were offered.
         opened: Unix time in seconds of the upgrade.
         expires: when the service ends it at the latest.
@@ -62,7 +61,6 @@ class Session:
     project: str | None
     token: str | None = field(repr=False)
     query: dict[str, str] = field(repr=False)
-    subprotocols: tuple[str, ...]
     extensions: tuple[str, ...]
     opened: float
     expires: float

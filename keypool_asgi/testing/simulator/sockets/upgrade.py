@@ -159,7 +159,6 @@ class Upgrade(Exchange):
             project=None if presented.key is None else presented.key.project.name,
             token=None if presented.token is None else presented.token.value,
             query=dict(request.query),
-            subprotocols=handshake.listed(request.headers, b"sec-websocket-protocol"),
             extensions=handshake.listed(request.headers, b"sec-websocket-extensions"),
             opened=now,
             expires=now + longest,
