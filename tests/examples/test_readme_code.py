@@ -23,7 +23,7 @@ import pytest
 from harness import need, secret, serve, token
 from harness.tools import _node_modules
 
-from keypool_asgi import stack
+from keypool_asgi import cli, stack
 from keypool_asgi.testing import Simulator, silence_wav
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
@@ -130,6 +130,17 @@ def test_block_state() -> None:
         nothing = httpx.get(f"{base}/v2/transcript/{made[::-1]}", headers={"authorization": teams[1]})
     assert [answer.status_code for answer in answers] == [200, 404]
     assert answers[1].json()["error"] == nothing.json()["error"]
+
+
+def test_block_adopt(simulator: Simulator, sdk: Sdk, monkeypatch: pytest.MonkeyPatch) -> None:
+    transcript = sdk(simulator.url, secret("good")).transcribe("meeting.mp3")
+    monkeypatch.setenv("ASSEMBLYAI_API_KEY", secret("good"))
+    program, *arguments = shlex.split(BLOCKS["adopt"])
+    assert program == "keypool"
+    assert cli.main([*arguments, "--api", simulator.url]) == 0
+    with pool(execute("state")["pool"]) as base:
+        adopted = httpx.get(f"{base}/v2/transcript/{transcript.id}", headers={"authorization": token("research")})
+    assert adopted.json()["text"] == transcript.text
 
 
 @pytest.fixture

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import SERVERS, raw_http, run, secret, serve, token
+from harness import SERVERS, need, raw_http, run, secret, serve, token
 from harness.hosts import bare
 
 from keypool_asgi import KeyPool, KeyPoolMiddleware, Team, UpstreamKey
+from keypool_asgi.errors import StoreUnavailable
 
 PREFIX = "/v1/assemblyai"
+REFERENCE = "uvicorn-httptools"
 SETTINGS: dict[str, Any] = {
     "keys": [UpstreamKey("k1", secret=secret("k1"))],
     "teams": {token("team-a"): Team("team-a")},
@@ -240,9 +243,45 @@ def test_a_host_without_a_lifespan_is_answered_for() -> None:
     assert lifespan(KeyPool(**SETTINGS), "startup", "shutdown") == COMPLETE
 
 
-def test_a_host_that_returns_from_the_lifespan_has_none() -> None:
-    """``if scope["type"] != "http": return``: servers take that for an app without lifespan, and so it stays."""
-    assert lifespan(KeyPoolMiddleware(Host(), **SETTINGS), "startup", "shutdown") == []
+def test_a_host_that_leaves_its_lifespan_early_is_answered_for() -> None:
+    """``if scope["type"] != "http": return``, or one that knows only of startup."""
+
+    async def starting_only(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+
+    async def listening_only(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+    for host in (Host(), starting_only, listening_only):
+        assert lifespan(KeyPoolMiddleware(host, **SETTINGS), "startup", "shutdown") == COMPLETE
+
+
+@pytest.mark.parametrize("name", ["pool", "bare", "starlette"])
+def test_a_startup_of_ours_that_fails_is_told_once_and_the_server_does_not_start(name: str, tmp_path: Path) -> None:
+    """Servers take an error for "no lifespan here" unless they are told."""
+    (tmp_path / "pool.db").write_bytes(b"no database " * 100)
+    settings = SETTINGS | {"state": f"sqlite:///{tmp_path}/pool.db"}
+    app: Any = KeyPool(**settings) if name == "pool" else KeyPoolMiddleware(bare([]), **settings)
+    if name == "starlette":
+        need("starlette")
+        from starlette.applications import Starlette
+
+        app = Starlette()
+        app.add_middleware(KeyPoolMiddleware, **settings)
+    sent: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message["type"])
+
+    with pytest.raises(StoreUnavailable):
+        run(app({"type": "lifespan", "app": app, "state": {}}, receive, send))
+    assert sent == ["lifespan.startup.failed"]
+    with pytest.raises(RuntimeError, match="did not start"), serve(app, REFERENCE, lifespan="auto"):
+        pytest.fail("the server started")
 
 
 def test_a_host_whose_startup_fails_says_so_itself() -> None:
