@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -57,6 +59,14 @@ class Subject:
         self.loads.append(load)
         self.cpu.append((proc.cpu_seconds(self.child.pid) - before) / max(1, load.requests))
 
+    def answers(self, ask: Callable[[int], list[float]]) -> list[float]:
+        """Measure how long answers take. A proxy that fails ends nothing: it takes for ever then."""
+        try:
+            return ask(self.child.port)
+        except (OSError, ValueError) as error:
+            print(f"{self.name}: {error}", file=sys.stderr)
+            return [math.inf]
+
     def forget(self) -> None:
         """Begin another series."""
         self.loads, self.cpu = [], []
@@ -70,10 +80,10 @@ def run(*, quick: bool, profile: bool) -> Iterator[str]:
             yield from _profiled(fleet, plan)
             return
         subjects = start(fleet, [name for name in APPS if available(name)])
-        for connections in plan.connections:
-            yield _saturation(fleet, subjects, plan, connections)
         yield _one_by_one(subjects, plan)
         yield _bursts(subjects, plan)
+        for connections in plan.connections:  # in the end: some proxies take long to recover from this
+            yield _saturation(fleet, subjects, plan, connections)
 
 
 def start(fleet: Fleet, names: Sequence[str], profile: Path | None = None) -> list[Subject]:
@@ -155,7 +165,7 @@ def _one_by_one(subjects: Sequence[Subject], plan: Plan) -> str:
     found: dict[str, list[float]] = {subject.name: [] for subject in subjects}
     for _ in range(plan.rounds):
         for subject in subjects:
-            times = latencies(subject.child.port, REQUEST, plan.one_by_one)
+            times = subject.answers(lambda port: latencies(port, REQUEST, plan.one_by_one))
             found[subject.name].append(median(times) * 1e3)
     direct = found["no proxy"]
     rows = []
@@ -169,7 +179,9 @@ def _bursts(subjects: Sequence[Subject], plan: Plan) -> str:
     found: dict[str, list[list[float]]] = {subject.name: [] for subject in subjects}
     for _ in range(min(3, plan.rounds)):
         for subject in subjects:
-            times = burst(subject.child.port, REQUEST, at_once=16, per_second=200, seconds=plan.burst_seconds)
+            times = subject.answers(
+                lambda port: burst(port, REQUEST, at_once=16, per_second=200, seconds=plan.burst_seconds)
+            )
             found[subject.name].append(times)
     rows = []
     for name, rounds in found.items():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 from keypool_asgi.asgi import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["Lifespan"]
+
+logger = logging.getLogger("keypool_asgi")
 
 Step = Callable[[], Awaitable[None]]
 
@@ -28,74 +31,46 @@ class Lifespan:
         self.shutdown = shutdown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Accompany the host through its lifespan, and go alone where it does not."""
-        course = _Course(self, receive, send)
-        if self.host is not None:
-            try:
-                await self.host(scope, course.receive, course.send)
-            except Exception:
-                # A host without lifespan (Django) raises before it asks for anything; any other error is its own.
-                if course.begun:
-                    await course.close()
-                    raise
-        await course.finish()
-
-
-class _Course:
-    """One lifespan from its startup to its end.
-
-    Attributes:
-        begun: whether the server's first message has been asked for.
-    """
-
-    def __init__(self, steps: Lifespan, receive: Receive, send: Send) -> None:
-        self.begun = False
-        self._steps = steps
-        self._receive = receive
-        self._send = send
-        self._question = ""  # of the server's, not yet answered
-        self._open = False
-        self._over = False
-
-    async def receive(self) -> Message:
-        """Return the server's next message, once our own step for it is done."""
-        self.begun = True
-        message = await self._receive()
-        self._question = message["type"]
-        if self._question == "lifespan.startup":
-            await self._start()
-        else:
-            await self._steps.stopping()
-        return message
-
-    async def _start(self) -> None:
-        self._open = True
+        """Accompany the host through its lifespan, or go through it alone."""
+        message = await receive()
         try:
-            await self._steps.startup()
+            await self.startup()
         except Exception as error:
-            # An error alone could also mean that there is no lifespan here, and servers would go on without.
-            await self.send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
-            raise
-
-    async def send(self, message: Message) -> None:
-        """Answer the server. After a failure of ours, what the host has to say about it is not said again."""
-        if self._over:
+            # To raise here would look like a host without lifespan, and leave the host's own startup out.
+            logger.exception("startup failed")
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
-        self._question = ""
-        if message["type"] != "lifespan.startup.complete":
-            self._over = True
-            await self.close()
-        await self._send(message)
+        if self.host is None or not await self._accompany(self.host, scope, message, receive, send):
+            await self._go_alone(receive, send)
 
-    async def close(self) -> None:
-        """Do the last step, once."""
-        if self._open:
-            self._open = False
-            await self._steps.shutdown()
+    async def _accompany(self, host: ASGIApp, scope: Scope, first: Message, receive: Receive, send: Send) -> bool:
+        """Run the host's lifespan around ours. Returns whether it has one: Django's raises before it asks for anything."""
+        asked = False
 
-    async def finish(self) -> None:
-        """Answer whatever the host has left unanswered: all of it, or the shutdown."""
-        while not self._over:
-            if not self._question:
-                await self.receive()
-            await self.send({"type": f"{self._question}.complete"})
+        async def receive_step() -> Message:
+            nonlocal asked
+            if not asked:
+                asked = True
+                return first
+            message = await receive()
+            await self.stopping()
+            return message
+
+        async def send_step(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown"):
+                await self.shutdown()
+            await send(message)
+
+        try:
+            await host(scope, receive_step, send_step)
+        except Exception:
+            if asked:
+                raise
+        return asked
+
+    async def _go_alone(self, receive: Receive, send: Send) -> None:
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stopping()
+        await self.shutdown()
+        await send({"type": "lifespan.shutdown.complete"})

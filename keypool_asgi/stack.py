@@ -2,7 +2,7 @@
 
 ::
 
-    scope -> intercept -> gate -> auth -> ownership -> quota -> lists -> key selector -> forwarder -> AssemblyAI
+    scope -> intercept -> gate -> auth -> quota -> ownership -> lists -> key selector -> forwarder -> AssemblyAI
                  |
                  └-> host app, for every path that is not the pool's
 """
@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
@@ -99,7 +100,7 @@ class Settings(TypedDict, total=False):
     """The operator's own choice among the keys that can serve."""
 
     timeouts: Timeouts
-    """How long upstream connections may take, in seconds. Not used with ``transport``."""
+    """How long upstream connections may take, in seconds. With ``transport``, ``idle`` is the transport's own affair."""
 
     ssl_context: ssl.SSLContext | None
     """TLS towards upstream. None: the system's trust. Not used with ``transport``."""
@@ -173,6 +174,14 @@ class _Stack:
         drain_seconds: float = 5.0,
         via: str | None = "keypool-asgi",
     ) -> None:
+        _check_amounts(
+            retries=retries,
+            peek_bytes=peek_bytes,
+            max_body_bytes=max_body_bytes,
+            discard_bytes=discard_bytes,
+            drain_seconds=drain_seconds,
+        )
+        _check_texts(public_url, via)
         self._provider = provider = ASSEMBLYAI.with_origins(origins)
         self._pool = Pool(
             keys,
@@ -195,7 +204,6 @@ class _Stack:
         app = Forwarder(app, client=self._client, provider=provider, via=via, max_body_bytes=max_body_bytes)
         app = KeySelector(app, pool=self._pool, provider=provider, peek_bytes=peek_bytes, retries=retries)
         app = Lists(app, resources=self._resources, provider=provider, asker=self._asker, shared=shared)
-        app = Quota(app, quotas=quota_store(quotas))
         app = Ownership(
             app,
             resources=self._resources,
@@ -203,6 +211,7 @@ class _Stack:
             asker=self._asker if shared else None,
             forgets=isinstance(self._resources, MemoryResources),
         )
+        app = Quota(app, quotas=quota_store(quotas))
         app = Auth(app, teams=directory)
         self._gate = Gate(app)
         self._intercept = Intercept(
@@ -334,7 +343,7 @@ def _client(
         return NativeClient(timeouts=timeouts, ssl_context=ssl_context, max_connections=max_connections)
     from keypool_asgi.upstream.httpx_door import HttpxClient
 
-    return HttpxClient(transport)
+    return HttpxClient(transport, timeouts=timeouts)
 
 
 def _state(url: str | None) -> SqliteResources | None:
@@ -349,6 +358,19 @@ def _is_shared(isolation: str) -> bool:
     if isolation not in ("team", "off"):
         raise ConfigurationError(f"isolation must be 'team' or 'off', not {isolation!r}")
     return isolation == "off"
+
+
+def _check_amounts(**settings: float) -> None:
+    for name, value in settings.items():
+        if not value >= 0:
+            raise ConfigurationError(f"{name} must not be negative, not {value!r}")
+
+
+def _check_texts(public_url: str | None, via: str | None) -> None:
+    if public_url is not None and not public_url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"public_url must be an absolute http or https URL, not {public_url!r}")
+    if via is not None and not re.fullmatch(r"[A-Za-z0-9._-]+", via):
+        raise ConfigurationError(f"via must be a name of letters, digits, dots and dashes, not {via!r}")
 
 
 def _checked_prefix(prefix: str) -> str:

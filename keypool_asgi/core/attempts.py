@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from enum import Enum
 
+from keypool_asgi.core.keys import UpstreamKey
 from keypool_asgi.core.verdicts import Fault, Verdict
 
-__all__ = ["Next", "after_answer", "after_failure", "without_key"]
+__all__ = ["Next", "after_answer", "after_failure", "is_borne_out", "without_key"]
 
 
 class Next(Enum):
@@ -40,6 +41,16 @@ def without_key(verdict: Verdict) -> Next:
     Throttling passes through: the caller can act on it. Credentials and funds are the operator's.
     """
     return Next.REFUSE if verdict.fault in (Fault.REJECTED, Fault.EXHAUSTED) else Next.DELIVER
+
+
+def is_borne_out(verdict: Verdict, blamed: UpstreamKey, served: UpstreamKey) -> bool:
+    """Whether a doubtful verdict is believed: another key, for a fault of an account another account's, then served.
+
+    An answer that every key gets is the request's own, or upstream's bad moment: it takes no key out of service.
+    """
+    if verdict.fault is Fault.REJECTED:
+        return blamed.id != served.id
+    return blamed.account != served.account
 
 
 def after_failure(*, sent: bool, repeatable: bool, retries_left: int) -> Next:

@@ -64,7 +64,14 @@ _NOT_FOR_CALLERS = _HOP_BY_HOP | frozenset(
         # The ASGI server writes its own; two of them would contradict each other.
         b"date",
         b"server",
-        # These speak for a whole origin, and the caller's origin is the host app, not AssemblyAI.
+        # These speak for a whole origin, and the caller's origin is the host app, not AssemblyAI. Who may read answers
+        # from a browser is the host's to say, too.
+        b"access-control-allow-credentials",
+        b"access-control-allow-headers",
+        b"access-control-allow-methods",
+        b"access-control-allow-origin",
+        b"access-control-expose-headers",
+        b"access-control-max-age",
         b"alt-svc",
         b"clear-site-data",
         b"nel",

@@ -18,7 +18,8 @@ Rules
 4.  A healed subject ramps up: ``ramp_start`` leases at a time, doubled by every success. Only leases of this epoch
     count: streams that were open all the while are no reason to wait. The ramp ends at ``ramp_end`` leases, or after
     ``ramp_seconds`` without complaint.
-5.  Backoff doubles with every throttling until the subject is active again. ``Retry-After`` replaces it.
+5.  Backoff doubles with every throttling, or refusal of the credential, until the subject is active again.
+    ``Retry-After`` replaces it.
 6.  Nothing is down for ever: every state that is down has a time at which it takes a probe.
 7.  A subject is *doubtful* until its first success in this epoch, but not longer than ``unproven_seconds`` after it
     could serve: a request that cannot be repeated avoids it for that time, and not for ever.
@@ -100,7 +101,9 @@ class HealthPolicy:
         cooling_max_seconds: longest cooling without ``Retry-After``.
         retry_after_max_seconds: longest ``Retry-After`` that is believed.
         exhausted_seconds: time until an account without funds is tried again.
-        rejected_seconds: time until a key that upstream refused is tried again, unless its entry changes before.
+        rejected_first_seconds: time until a key that upstream refused is tried again, unless its entry changes before;
+            doubled each time, so that a moment of upstream's own trouble does not cost the pool its keys.
+        rejected_seconds: longest such time.
         probe_seconds: time after which a probe without an outcome does not keep the next one away.
         ramp_start: leases at the same time after a successful probe.
         ramp_end: leases at the same time at which the ramp is over and the subject has no limit any more.
@@ -115,6 +118,7 @@ class HealthPolicy:
     cooling_max_seconds: float = 60.0
     retry_after_max_seconds: float = 600.0
     exhausted_seconds: float = 300.0
+    rejected_first_seconds: float = 5.0
     rejected_seconds: float = 300.0
     probe_seconds: float = 60.0
     ramp_start: int = 1
@@ -146,7 +150,7 @@ class Health:
         state: where the subject stands.
         epoch: counts the times it went down or healed (rule 2).
         until: down: the moment from which a probe may go. Ramp: the moment at which the ramp is over.
-        strikes: throttlings since it was last active (rule 5).
+        strikes: throttlings, or refusals, since it was last active (rule 5).
         probe: the moment at which the running probe lapses, None without one.
         limit: ramp: leases at the same time.
         doubtful_until: the moment from which a request that cannot be repeated may use it unproven (rule 7).
@@ -167,9 +171,9 @@ def fresh(now: float, policy: HealthPolicy) -> Health:
 
 
 def blame(scope: Scope, verdict: Verdict) -> Fault:
-    """What a verdict says about one scope of its lease (rule 1). An uncertain verdict says nothing about any."""
+    """What a verdict says about one scope of its lease (rule 1). An uncertain or passing verdict says nothing about any."""
     fault = verdict.fault
-    if fault is Fault.NONE or (verdict.certain and BLAMED.get(fault) is scope):
+    if fault is Fault.NONE or (verdict.certain and verdict.lasting and BLAMED.get(fault) is scope):
         return fault
     return Fault.UNRELATED
 
@@ -285,7 +289,7 @@ def _free(health: Health, event: _Event) -> Health:
 
 def _down(health: Health, state: State, seconds: float, event: _Event) -> Health:
     until = event.now + seconds
-    strikes = health.strikes + (state is State.COOLING)
+    strikes = health.strikes + (state is not State.EXHAUSTED)
     return Health(state, health.epoch + 1, until, strikes, doubtful_until=until + event.policy.unproven_seconds)
 
 
@@ -307,7 +311,9 @@ def _exhaust(health: Health, event: _Event) -> Health:
 
 
 def _reject(health: Health, event: _Event) -> Health:
-    return _down(health, State.REJECTED, event.policy.rejected_seconds, event)
+    policy = event.policy
+    seconds = min(policy.rejected_seconds, policy.rejected_first_seconds * 2.0 ** min(health.strikes, 64))
+    return _down(health, State.REJECTED, seconds, event)
 
 
 _BLAME: dict[Fault, Callable[[Health, _Event], Health]] = {

@@ -74,11 +74,6 @@ class Operation:
     deletes: bool = False
     gone: str | None = None
 
-    @property
-    def is_socket(self) -> bool:
-        """Whether this is a WebSocket operation."""
-        return self.method == SOCKET
-
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -160,6 +155,8 @@ class OperationTable:
                 ids[name] = segment
             node = following
         for operation in node.rows.get("GET" if method == "HEAD" else method, ()):
+            if method == "HEAD" and operation.creates:
+                continue  # it would create what nobody gets to see
             if operation.condition is None or operation.condition.holds(headers, query):
                 return Match(operation, path, ids)
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterable
@@ -27,6 +26,9 @@ __all__ = [
 
 NO_SUCH_RESOURCE = "Not found: there is no such resource, or it is not this team's."
 """One sentence for both, so that nobody can tell "not yours" from "does not exist" (invariant I3)."""
+
+
+_MAX_DECODED_BYTES = 64 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,9 @@ class ResourceRules:
     """What a provider knows about its resources.
 
     Attributes:
-        refer: kind and identifying text to a reference; different spellings of one resource give one reference.
+        refer: kind and identifying text to a reference.
         is_known: whether a reference that nobody owns must be refused; False for what may lie elsewhere (a recording's
-            URL on somebody's own server).
+            URL on somebody's own server). In doubt it is True.
         describe: kind and JSON object to last status and summary for lists.
         says_gone: status and beginning of the body to whether upstream says that a named resource does not exist.
         safe_reads: kind to the operation (a GET), and its path parameter, that finds out whether a project has it.
@@ -73,26 +75,43 @@ class ResourceRules:
 
 
 def named_values(body: bytes, fields: Iterable[str]) -> list[tuple[str, str]]:
-    """Return the texts that top-level members of a JSON object have, as pairs of member and text.
+    """Return the texts of a JSON object's members of these names, as pairs of name and text.
 
-    A member that stands twice gives both texts: servers differ in which they take, and a request must not be checked by
-    one and served by the other.
+    Servers differ in which of two equal members they take, in whether case counts, and in which objects within the object
+    they look at. A request must not be checked by one reading and served by another, so every such member counts.
 
     Raises:
         BadRequest: the body is not a JSON object in UTF-8.
     """
-    wanted = frozenset(fields)
+    if b"\0" in body:  # UTF-16 and UTF-32, which some parsers guess
+        raise BadRequest("The request body is not JSON in UTF-8.")
+    if body.isascii() and b"\\u" not in body:
+        lowered = body.lower()
+        if not any(field.encode() in lowered for field in fields):
+            return []
+    return _collected(body, frozenset(fields))
+
+
+def _collected(body: bytes, wanted: frozenset[str]) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+
+    def collect(members: list[tuple[str, Any]]) -> object:
+        for name, value in members:
+            folded = name.casefold()
+            if folded in wanted and isinstance(value, str):
+                found.append((folded, value))
+        return _OBJECT  # instead of a tree
+
     try:
-        members = json.loads(body.decode("utf-8"), object_pairs_hook=_Members)
+        whole = json.loads(body.decode("utf-8-sig"), object_pairs_hook=collect)
     except (ValueError, RecursionError):
         raise BadRequest("The request body is not valid JSON in UTF-8.") from None
-    if not isinstance(members, _Members):
+    if whole is not _OBJECT:
         raise BadRequest("The request body is not a JSON object.")
-    return [(name, value) for name, value in members if name in wanted and isinstance(value, str)]
+    return found
 
 
-class _Members(list[tuple[str, Any]]):
-    """The members of a JSON object in order, duplicates kept."""
+_OBJECT = object()
 
 
 def owner_project(owners: Iterable[Resource]) -> str | None:
@@ -111,12 +130,10 @@ def decoded_json(headers: Headers, body: bytes) -> dict[str, Any] | None:
     """Return the JSON object of an answer, or None when it is not one that can be read."""
     encoding = next((value.strip().lower() for name, value in headers if name == b"content-encoding"), b"identity")
     try:
-        if encoding == b"gzip":
-            body = gzip.decompress(body)
-        elif encoding == b"deflate":
-            body = zlib.decompress(body)
+        if encoding in (b"gzip", b"deflate"):
+            body = zlib.decompressobj(wbits=47 if encoding == b"gzip" else 15).decompress(body, _MAX_DECODED_BYTES)
         found = json.loads(body)
-    except (ValueError, OSError, EOFError, zlib.error):
+    except (ValueError, RecursionError, zlib.error):
         return None
     return found if isinstance(found, dict) else None
 

@@ -9,8 +9,10 @@ from .operations import Operation
 
 __all__ = ["upstream_request"]
 
-# An answer that creates something is read before it is passed on, so it must come in plain text.
-_REPLACED_FOR_READING = frozenset({b"accept-encoding"})
+# A shorter token would be found by chance in nearly every field.
+_SHORTEST_SEARCHED = 8
+
+_WRITTEN_HERE = frozenset({b"accept-encoding"})
 
 
 def upstream_request(
@@ -43,21 +45,33 @@ def upstream_request(
         token: the caller's team token, which must not pass.
         via: what to announce ourselves as (RFC 9110, section 7.6.3), None for nothing.
     """
-    secret_token = token.encode("latin-1")
+    secret_token = token.encode("latin-1") if len(token) >= _SHORTEST_SEARCHED else b""
     target = (origin.path + path).encode("ascii")
     kept_query = forwarded_query(query, secret_token)
     if kept_query:
         target += b"?" + kept_query
     fields = [(b"host", origin.authority), (b"authorization", _credential(operation, key))]
-    replaced = _REPLACED_FOR_READING if operation.creates else frozenset()
-    fields += upstream_fields(headers, token=secret_token, replaced=replaced)
+    fields += upstream_fields(headers, token=secret_token, replaced=_WRITTEN_HERE)
     fields += _own_fields(method, operation, framing, fields, via)
+    fields.append((b"accept-encoding", _encodings(headers, operation)))
     return RequestHead(method.encode("ascii"), origin, target, fields, operation.patience)
 
 
 def _credential(operation: Operation, key: UpstreamKey) -> bytes:
     secret = key.secret.reveal().encode("ascii")
     return b"Bearer " + secret if operation.bearer else secret
+
+
+def _encodings(headers: Headers, operation: Operation) -> bytes:
+    """What upstream may compress answers with: what the caller takes and we can read, for errors are read here.
+
+    An answer that creates something is read by every caller's sake, and comes in plain text.
+    """
+    if operation.creates:
+        return b"identity"
+    offered = b",".join([value for name, value in headers if name == b"accept-encoding"]).lower()
+    refused = b"gzip;q=0" in offered.replace(b" ", b"")
+    return b"gzip, deflate" if b"gzip" in offered and not refused else b"identity"
 
 
 def _own_fields(method: str, operation: Operation, framing: Framing, fields: Headers, via: bytes | None) -> Headers:
@@ -71,8 +85,6 @@ def _own_fields(method: str, operation: Operation, framing: Framing, fields: Hea
     elif framing.length or method in ("POST", "PUT", "PATCH"):
         # A method with a meaning for bodies says so when there is none (RFC 9110, section 8.6).
         own.append((b"content-length", str(framing.length or 0).encode("ascii")))
-    if operation.creates:
-        own.append((b"accept-encoding", b"identity"))
     if via is not None:
         own.append((b"via", b"1.1 " + via))
     return own

@@ -31,12 +31,14 @@ class Verdict:
         fault: what was wrong with the key.
         retry_after: seconds until upstream says to come back, or None when it said nothing.
         certain: False for an answer that may be the request's own fault as well as the account's (a bare 403).
-            It is believed only if another account then serves the same request.
+            It is believed only if another account, or for a refused key another key, then serves the same request.
+        lasting: False for a limit on this kind of request alone: another account may serve it, but nothing cools down.
     """
 
     fault: Fault
     retry_after: float | None = None
     certain: bool = True
+    lasting: bool = True
 
     @property
     def blames_key(self) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from keypool_asgi.core.ownership import decoded_json
 from keypool_asgi.core.provider import Provider
 from keypool_asgi.core.resources import Ref, Resource
-from keypool_asgi.errors import AdoptionFailed
+from keypool_asgi.errors import AdoptionFailed, StoreUnavailable
 from keypool_asgi.ports import ResourceStore
 
 from .asking import Asker
@@ -48,6 +49,8 @@ async def adopt(
     for operation, kind in provider.lists.composed.items():
         last: str | None = None
         while page := await _page(operation, project, last, asker, provider):
+            if page[-1]["id"] == last:
+                raise AdoptionFailed(f"upstream gives the same page of {operation} again and again")
             await _record(page, kind, team, project, provider, resources)
             seen += len(page)
             last = str(page[-1]["id"])
@@ -69,7 +72,16 @@ async def _page(
 async def _record(
     items: Iterable[dict[str, Any]], kind: str, team: str, project: str, provider: Provider, resources: ResourceStore
 ) -> None:
-    for item in items:
-        status, summary = provider.resources.describe(kind, item)
-        ref = Ref(kind, item["id"])
-        await resources.record(Resource(ref, team, project, provider.lists.created(item), status, summary))
+    try:
+        async with asyncio.TaskGroup() as group:  # at once: a store may write them together
+            for item in items:
+                status, summary = provider.resources.describe(kind, item)
+                place = provider.lists.created(item)
+                found = Resource(Ref(kind, item["id"]), team, project, place, status, summary)
+                group.create_task(_recorded(resources, found))
+    except* StoreUnavailable as several:
+        raise several.exceptions[0] from None
+
+
+async def _recorded(resources: ResourceStore, found: Resource) -> None:
+    await resources.record(found)

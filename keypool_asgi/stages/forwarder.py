@@ -16,7 +16,7 @@ from keypool_asgi.core.headers import downstream_fields
 from keypool_asgi.core.messages import RequestHead, ResponseHead
 from keypool_asgi.core.provider import Provider
 from keypool_asgi.core.requests import upstream_request
-from keypool_asgi.errors import BodyTooLarge, UpstreamError, UpstreamFailed
+from keypool_asgi.errors import BadRequest, BodyTooLarge, UpstreamError, UpstreamFailed
 from keypool_asgi.exchange import Exchange
 from keypool_asgi.ports import UpstreamCall, UpstreamClient
 
@@ -108,6 +108,7 @@ class _Passage:
 
         Raises:
             UpstreamError: upstream failed.
+            BadRequest: the request cannot be written as HTTP.
             BodyTooLarge: the body grew over the limit before an answer had begun.
         """
         try:
@@ -117,7 +118,7 @@ class _Passage:
         except* (_CallerGone, OSError):
             # Upstream's errors are UpstreamErrors: an OSError is the server's way to say that the caller has left.
             pass
-        except* (UpstreamError, BodyTooLarge) as several:
+        except* (UpstreamError, BadRequest, BodyTooLarge) as several:
             failure = several.exceptions[0]
             if not (self.started and isinstance(failure, BodyTooLarge)):
                 raise failure from None
@@ -159,7 +160,10 @@ class _Passage:
                 await call.finish()
 
     async def _answer(self, reading: asyncio.Task[None]) -> None:
-        call = await self.forwarder.client.open(self.request)
+        try:
+            call = await self.forwarder.client.open(self.request)
+        except ValueError:
+            raise BadRequest("The request's query or header fields have characters that HTTP does not allow.") from None
         try:
             self.opened.set_result(call)
             head = await call.head()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from keypool_asgi.asgi import ASGIApp, Message, Receive, Scope, Send
-from keypool_asgi.core.attempts import Next, after_answer, after_failure, without_key
+from keypool_asgi.core.attempts import Next, after_answer, after_failure, is_borne_out, without_key
 from keypool_asgi.core.provider import Provider
 from keypool_asgi.core.selection import Need
 from keypool_asgi.core.verdicts import Fault, Verdict
@@ -61,6 +61,9 @@ class KeySelector(Stage):
 
     async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Lease, try, give back; repeat while that is safe and a key is left."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
         walk = _Walk(self, exchange, ReplayableBody(receive, self.peek_bytes), send)
         try:
             while await walk.attempt(scope):
@@ -93,6 +96,7 @@ class _Walk:
             return False
         answer = self.last = _Answer(self, self.exchange, lease)
         self.exchange.attempts.append(answer.attempt)
+        self.exchange.refused = None
         self.body.rewind()
         try:
             await self.selector.app(scope, self.body, answer)
@@ -101,16 +105,18 @@ class _Walk:
                 raise
         finally:
             await self._give_back(lease, answer)
-        if answer.next is Next.REFUSE:
+        if answer.next is Next.REFUSE or (answer.next is Next.REPEAT and not self.body.whole):
+            # The rest of a long answer was read while the caller went on sending: what was kept is no longer whole.
             raise await self._refusal()
         return answer.next is Next.REPEAT
 
     async def end(self) -> None:
-        """Give back the leases whose verdict was doubted: it is believed only if another account then served."""
-        served = self.last is not None and self.last.verdict == _GOOD
+        """Give back the leases whose verdict was doubted: it is believed if what it blames was then done without."""
+        served = self.last.lease.key if self.last is not None and self.last.verdict == _GOOD else None
         for lease, verdict in self.doubted:
-            believed = served and self.last is not None and self.last.lease.key.account != lease.key.account
+            believed = served is not None and is_borne_out(verdict, lease.key, served)
             await self.selector.pool.give_back(lease, replace(verdict, certain=True) if believed else _UNRELATED)
+        self.last = None  # it refers to this walk
 
     async def _refusal(self) -> NoAvailableKeys:
         """Say when a repeat by the caller can succeed: at once when another key is free, else when the pool says."""
@@ -130,6 +136,7 @@ class _Walk:
             last = self.last
             if last is None or not last.whole or without_key(last.verdict) is Next.REFUSE:
                 raise
+            self.exchange.reached_upstream = True
             await last.deliver()
             return None
 
@@ -176,9 +183,9 @@ class _Answer:
 
     @property
     def counts(self) -> bool:
-        """Whether the attempt may have had an effect upstream: it left, and was not refused for the key's sake."""
+        """Whether the attempt is the caller's: it left, and its answer is the one that the caller gets."""
         failure = self.attempt.failure
-        return (failure is None or failure.sent) and not self.verdict.blames_key
+        return (failure is None or failure.sent) and self.next is Next.DELIVER
 
     async def __call__(self, message: Message) -> None:
         """Pass a message on, or hold it until the answer is judged."""
@@ -216,6 +223,8 @@ class _Answer:
         return True
 
     def _after_answer(self) -> Next:
+        if self.exchange.refused:
+            return Next.DELIVER  # our own answer says nothing about the key
         selector, start = self.walk.selector, self.held[0]
         body = b"".join([message.get("body", b"") for message in self.held[1:]])
         self.verdict = selector.provider.judge(
@@ -227,8 +236,10 @@ class _Answer:
 
     def _is_doubted_twice(self) -> bool:
         """Whether a key of the same account has got the same doubtful answer already: then it is the request's."""
+        if self.verdict.certain or self.verdict.fault is not Fault.THROTTLED:
+            return False
         account = self.lease.key.account
-        return not self.verdict.certain and any(lease.key.account == account for lease, _ in self.walk.doubted)
+        return any(lease.key.account == account for lease, _ in self.walk.doubted)
 
     def _after_failure(self, failure: UpstreamError) -> Next:
         walk = self.walk

@@ -2,7 +2,8 @@
 
 A list of transcripts is *composed* of what the store knows. Items that were not finished when last seen are brought up to
 date first: one request per project for its newest items, then one per item that was not among them. A finished item is
-never asked about again, so the work for a page is bounded by its length, whatever other teams do.
+never asked about again, and no more than a budget of items one by one, so the work for a page is bounded, whatever other
+teams do.
 
 A list of agents or webhook subscriptions is upstream's own, *filtered*: only the team's items stay.
 """
@@ -52,7 +53,6 @@ class Lists(Stage):
         self.provider = provider
         self.asker = asker
         self.shared = shared
-        self.refresher = Refresher(resources=resources, provider=provider, asker=asker)
 
     async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a list, or go on."""
@@ -101,6 +101,7 @@ class _Walk:
         self.team = team
         self.query = query
         wanted = None if query.status is None else frozenset({query.status}) | lists.provider.lists.unfinished
+        self.refresher = Refresher(resources=lists.resources, provider=lists.provider, asker=lists.asker)
         self.part = Page(kind, limit=query.limit + 1, team=team, since=query.since, until=query.until, statuses=wanted)
 
     async def page(self) -> tuple[list[Resource], str | None, str | None]:
@@ -138,7 +139,7 @@ class _Walk:
             rows = await self._rows(cursor, self.query.limit + 1, upwards=upwards)
             if not rows:
                 return found, None
-            found += [row for row in await self.lists.refresher.refreshed(rows) if self._is_wanted(row)]
+            found += [row for row in await self.refresher.refreshed(rows) if self._is_wanted(row)]
             if len(found) > self.query.limit or len(rows) <= self.query.limit:
                 return found, None
             cursor = rows[-1].place

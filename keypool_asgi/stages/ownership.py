@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 
 from keypool_asgi.asgi import ASGIApp, Message, Receive, Scope, Send, send_refusal
@@ -24,7 +24,6 @@ from keypool_asgi.errors import (
     NoAvailableKeys,
     NotFound,
     Refusal,
-    StoreUnavailable,
     UpstreamError,
     UpstreamFailed,
 )
@@ -63,7 +62,7 @@ class Ownership(Stage):
         resources: ResourceStore,
         rules: ResourceRules,
         asker: Asker | None = None,
-        max_json_bytes: int = 4 * 1024**2,
+        max_json_bytes: int = 1024**2,
         max_answer_bytes: int = 1024**2,
         forgets: bool = False,
         clock: Callable[[], float] = time.time,
@@ -86,15 +85,20 @@ class Ownership(Stage):
             body = await self._body(scope, receive)
             if body is None:
                 return
-            refs += [self.rules.refer(in_body[field], text) for field, text in _named(body, in_body)]
+            refs += [self.rules.refer(in_body[field], text) for field, text in named_values(body, in_body)]
             receive = replayed(body, receive)
         owners = [owner for ref in refs if (owner := await self._owner(ref, exchange)) is not None]
         exchange.project = owner_project(owners)
         if operation.creates is not None:
             send = _Recorder(self, exchange, operation.creates, scope, send)
-        elif exchange.ids and owners:
+        elif exchange.ids and owners and self._speaks_of_existence(exchange, owners[0].ref):
             send = _Undertaker(self, exchange, owners[0].ref, send)
         await self.app(scope, receive, send)
+
+    def _speaks_of_existence(self, exchange: Exchange, ref: Ref) -> bool:
+        """Whether "not found" in an answer is about the resource itself, and not about a part of it."""
+        read, _ = self.rules.safe_reads.get(ref.kind, ("", ""))
+        return exchange.operation.deletes or exchange.operation.name == read
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         if any(name == b"content-encoding" for name, _ in scope["headers"]):
@@ -121,21 +125,28 @@ class Ownership(Stage):
 
         Raises:
             NotFound: no project has it.
+            UpstreamFailed: a project could not be asked.
         """
         if ref.kind not in self.rules.safe_reads:
             return None
         operation, parameter = self.rules.safe_reads[ref.kind]
+        exchange.reached_upstream = True
+        unknown = True
         for project in asker.pool.projects():
             try:
                 reply = await asker.ask(operation, project, {parameter: ref.id})
             except (NoAvailableKeys, UpstreamError) as error:
                 logger.warning("request %s: project %s could not be asked: %s", exchange.request_id, project, error)
+                unknown = False
                 continue
             if reply.status == 200:
                 resource = self.describe(ref, exchange.team.id, project, decoded_json(reply.headers, reply.body) or {})
                 await self.resources.record(resource)
                 return resource
-        raise NotFound(NO_SUCH_RESOURCE)
+            unknown &= self.rules.says_gone(reply.status, reply.body)
+        if unknown:
+            raise NotFound(NO_SUCH_RESOURCE)
+        raise UpstreamFailed("AssemblyAI could not be asked which project has this. Try again later.")
 
     def describe(self, ref: Ref, team: str, project: str, found: dict[str, object]) -> Resource:
         """Make the record of a resource of what upstream says about it."""
@@ -149,13 +160,6 @@ class Ownership(Stage):
                 "An unknown id was refused. Owners are kept in this process's memory: a restart forgets them, and other "
                 "worker processes do not know them. Set state='sqlite:///keypool.db' to keep and share them."
             )
-
-
-def _named(body: bytes, fields: Iterable[str]) -> list[tuple[str, str]]:
-    """Return what the body names. A body without the fields' names, not even escaped, is spared the parsing."""
-    if b"\\u" in body or any(field.encode() in body for field in fields):
-        return named_values(body, fields)
-    return []
 
 
 class _Recorder:
@@ -200,7 +204,7 @@ class _Recorder:
         team, project = self.exchange.team.id, self.exchange.attempt.key.project
         try:
             await self.stage.resources.record(self.stage.describe(ref, team, project, found))
-        except StoreUnavailable as refusal:
+        except Refusal as refusal:
             await self._refuse(refusal)
             return
         self.done = True
@@ -256,5 +260,5 @@ class _Undertaker:
 
     async def _forget(self) -> None:
         # The store has logged a failure; the row then goes the next time that upstream says so.
-        with suppress(StoreUnavailable):
+        with suppress(Refusal):
             await self.stage.resources.forget(self.ref)

@@ -77,11 +77,14 @@ def _checked(keys: object, check: Check | None = None) -> tuple[UpstreamKey, ...
     if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
         _refuse(keys)
     seen: dict[str, UpstreamKey] = {}
+    homes: dict[str, tuple[str, str]] = {}
     for key in keys:
         if not isinstance(key, UpstreamKey):
             _refuse(key)
         if key.id in seen:
             raise ConfigurationError(f"keys: two keys have the id {key.id!r}; ids must be unique in a pool")
+        if homes.setdefault(key.project, (key.account, key.region)) != (key.account, key.region):
+            raise ConfigurationError(f"keys: those of project {key.project!r} must be of one account and one region")
         if check is not None:
             check(key)
         seen[key.id] = key

@@ -7,6 +7,7 @@ so no lock is needed. The only awaits are for the key list and for one's turn.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,12 +17,14 @@ from keypool_asgi.core.health import HealthPolicy, State, blame, judge, take
 from keypool_asgi.core.keys import UpstreamKey
 from keypool_asgi.core.selection import Need, Select, Unavailable, choose
 from keypool_asgi.core.verdicts import Fault, Verdict
-from keypool_asgi.errors import ConfigurationError, NoAvailableKeys
+from keypool_asgi.errors import ConfigurationError, NoAvailableKeys, StoreUnavailable
 from keypool_asgi.ports import Lease
 from keypool_asgi.stores.keys import KeyList, key_source
 from keypool_asgi.stores.roster import KeyLease, KeySnapshot, Roster, Seat
 
 __all__ = ["Pool"]
+
+logger = logging.getLogger("keypool_asgi.pool")
 
 _SHORTEST_WAIT_SECONDS = 0.001
 _UNRELATED = Verdict(Fault.UNRELATED)
@@ -139,7 +142,13 @@ class Pool:
         return self._roster.snapshot(self._clock())
 
     def _find(self, need: Need, now: float) -> Seat | Unavailable:
-        return choose(self._roster.seats(need.service, now), need, now, self._random, self._select)
+        try:
+            return choose(self._roster.seats(need.service, now), need, now, self._random, self._select)
+        except Exception as error:
+            if self._select is None:
+                raise
+            logger.exception("select failed")
+            raise StoreUnavailable("The service cannot choose a key now. Try again later.") from error
 
     def _take(self, seat: Seat, now: float) -> KeyLease:
         self._in_flight += 1

@@ -153,8 +153,8 @@ class MemoryResources(BuiltIn):
         return now
 
     def _evict(self) -> None:
-        """Forget the oldest recording of all kinds."""
-        shelf = min((shelf for shelf in self._shelves.values() if shelf.entries), key=_oldest)
+        """Forget the oldest recording of the kind that has the most: a flood of one kind costs that kind alone."""
+        shelf = max(self._shelves.values(), key=_size)
         shelf.drop(next(iter(shelf.entries)))
         if not self._evicted:
             self._evicted = True
@@ -173,8 +173,8 @@ class _Left(NamedTuple):
     place: Place
 
 
-def _oldest(shelf: Shelf) -> int:
-    return next(iter(shelf.entries.values())).number
+def _size(shelf: Shelf) -> int:
+    return len(shelf.entries)
 
 
 def check_retention(retention: Mapping[str, float], cursor_seconds: float) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import assemblyai
+import httpx
 import pytest
 from harness import HOSTS, SERVERS, Hosted, RawConnection, secret, serve, token
 
@@ -31,13 +32,13 @@ def closings(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     return closings
 
 
-def hosted(name: str, simulator: Simulator) -> Hosted:
+def hosted(name: str, simulator: Simulator, **more: Any) -> Hosted:
     settings: dict[str, Any] = {
         "keys": [UpstreamKey("prod-1", secret("good"), project="prod")],
         "teams": {token("research"): Team("research")},
         "origins": simulator.origins,
     }
-    return HOSTS[name](**settings)
+    return HOSTS[name](**settings, **more)
 
 
 def work(sdk: Sdk, base: str) -> None:
@@ -70,3 +71,14 @@ def test_a_workflow_and_a_refused_upload_on_every_server(server: str, simulator:
             answer = connection.read_until(b"UNAUTHORIZED")
             assert (b"HTTP/1.1 100" in answer) == (server == "hypercorn")
             assert b"HTTP/1.1 401" in answer
+
+
+def test_another_prefix_and_a_public_url(simulator: Simulator, sdk: Sdk) -> None:
+    host = hosted("bare-wrapped", simulator, prefix="/speech", public_url="https://notes.example.com/speech")
+    with serve(host.app) as served:
+        base = f"{served.url}/speech"
+        work(sdk, base)
+        listed = httpx.get(f"{base}/v2/transcript", headers={"authorization": token("research")}).json()
+        (transcript,) = listed["transcripts"]
+        assert transcript["resource_url"] == f"https://notes.example.com/speech/v2/transcript/{transcript['id']}"
+        assert httpx.get(f"{served.url}/v1/assemblyai/v2/transcript").json() != listed

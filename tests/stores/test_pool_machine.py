@@ -34,7 +34,7 @@ def make(id_: str, version: int = 1, limit: int | None = None) -> UpstreamKey:
     return UpstreamKey(
         id_,
         f"secret-{version}",
-        project=id_ if account == "C" else f"{account}-project",
+        project=id_ if account == "C" else f"{account}-{region}",
         account=account,
         region=region,
         priority=priority,

@@ -7,12 +7,12 @@ error about something else, must not be able to take a key out of service.
 
 from __future__ import annotations
 
-import json
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from keypool_asgi.core.messages import Headers
 from keypool_asgi.core.operations import Operation
+from keypool_asgi.core.ownership import decoded_json
 from keypool_asgi.core.verdicts import Fault, Verdict
 
 __all__ = ["SUSPICIOUS", "judge"]
@@ -22,7 +22,8 @@ SUSPICIOUS = frozenset({400, 401, 402, 403, 429})
 
 _GOOD = Verdict(Fault.NONE)
 _UNRELATED = Verdict(Fault.UNRELATED)
-_NO_FUNDS = ("your current account balance is negative", "insufficient funds")
+_BAD_KEY = ("authentication error, api token missing/invalid",)
+_NO_FUNDS = ("your current account balance is negative. please top up",)
 _THROTTLED = ("too many requests", "rate limit", "request rate")
 _REQUEST_IS_FORBIDDEN = ("cannot access uploaded file",)
 
@@ -40,10 +41,12 @@ def judge(operation: Operation, status: int, headers: Headers, body: bytes, now:
     if status >= 500:
         return _UNRELATED
     if status == 401:
-        return Verdict(Fault.REJECTED)
+        # Said in another way it may be about the request, or upstream's bad moment.
+        return Verdict(Fault.REJECTED, certain=_says(headers, body, _BAD_KEY))
     if status == 429:
-        return Verdict(Fault.THROTTLED, retry_after(headers, now))
-    if status == 402 or (status in (400, 403) and _says(body, _NO_FUNDS)):
+        # A limit that is one model's says nothing about the account's other work.
+        return Verdict(Fault.THROTTLED, retry_after(headers, now), lasting=not _names_model(headers))
+    if status == 402 or (status in (400, 403) and _says(headers, body, _NO_FUNDS)):
         return Verdict(Fault.EXHAUSTED)
     if status == 403:
         return _judge_forbidden(headers, body, now)
@@ -52,19 +55,21 @@ def judge(operation: Operation, status: int, headers: Headers, body: bytes, now:
 
 def _judge_forbidden(headers: Headers, body: bytes, now: float) -> Verdict:
     """Tell a 403 that is the rate limit of 20,000 requests in 5 minutes from one that is the request's own fault."""
-    if _says(body, _REQUEST_IS_FORBIDDEN):
+    if _says(headers, body, _REQUEST_IS_FORBIDDEN):
         return _GOOD
     after = retry_after(headers, now)
-    return Verdict(Fault.THROTTLED, after, certain=after is not None or _says(body, _THROTTLED))
+    return Verdict(Fault.THROTTLED, after, certain=after is not None or _says(headers, body, _THROTTLED))
 
 
-def _says(body: bytes, beginnings: tuple[str, ...]) -> bool:
+def _names_model(headers: Headers) -> bool:
+    """Whether a limit is one model's: the LLM Gateway has one for each."""
+    return any(name.lower() == b"x-ratelimit-model" for name, _ in headers)
+
+
+def _says(headers: Headers, body: bytes, beginnings: tuple[str, ...]) -> bool:
     """Whether the error text of a JSON body starts with one of these words."""
-    try:
-        fields = json.loads(body)
-    except ValueError:
-        return False
-    text = (fields.get("error") or fields.get("message")) if isinstance(fields, dict) else None
+    fields = decoded_json(headers, body) or {}
+    text = fields.get("error") or fields.get("message")
     return isinstance(text, str) and text.lower().startswith(beginnings)
 
 

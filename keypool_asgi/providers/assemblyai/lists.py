@@ -49,7 +49,7 @@ def parse(query: bytes) -> ListQuery:
 def _limit(text: str | None) -> int:
     if text is None:
         return _DEFAULT_LIMIT
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MAX_LIMIT):
+    if not (len(text) <= 3 and text.isascii() and text.isdigit() and 1 <= int(text) <= _MAX_LIMIT):
         raise BadRequest(f"The parameter limit must be a number from 1 to {_MAX_LIMIT}.")
     return int(text)
 
@@ -60,9 +60,9 @@ def _day(text: str | None) -> tuple[float | None, float | None]:
         return None, None
     try:
         day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
+        return day.timestamp(), (day + timedelta(days=1)).timestamp()
+    except (ValueError, OverflowError):
         raise BadRequest("The parameter created_on must be a date such as 2026-11-22.") from None
-    return day.timestamp(), (day + timedelta(days=1)).timestamp()
 
 
 def items(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -118,12 +118,13 @@ def _item(one: Resource, base: str) -> dict[str, Any]:
 
 
 def filter_lists(found: Sequence[dict[str, Any]], ids: frozenset[str]) -> bytes:
-    """Return upstream's list with only these ids in it; of several, one list in the first one's shape."""
-    merged = dict(found[0]) if found else {}
-    for name, value in merged.items():
-        if isinstance(value, list):
-            several = [item for one in found for item in (one.get(name) or [])]
-            merged[name] = [item for item in several if isinstance(item, dict) and item.get("id") in ids]
+    """Return upstream's lists as one, with only these ids in it. What stands beside a list may count others' items."""
+    merged: dict[str, list[Any]] = {}
+    for one in found:
+        for name, value in one.items():
+            if isinstance(value, list):
+                own = [item for item in value if isinstance(item, dict) and item.get("id") in ids]
+                merged.setdefault(name, []).extend(own)
     return json.dumps(merged).encode()
 
 

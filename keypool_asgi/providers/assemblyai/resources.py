@@ -7,7 +7,7 @@ import json
 import re
 import unicodedata
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from keypool_asgi.core.ownership import ResourceRules
 from keypool_asgi.core.resources import Ref
@@ -17,52 +17,50 @@ __all__ = ["RESOURCE_RULES", "UNFINISHED", "describe", "is_known", "refer", "say
 UNFINISHED = frozenset({"queued", "processing"})
 """Statuses of a transcript that may still change."""
 
-_UPLOAD_HOST = re.compile(r"cdn(\.[a-z0-9-]+)?\.assemblyai\.com\Z")
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z", re.IGNORECASE)
+# A host such as cdn.assemblyai.com or cdn.eu.assemblyai.com, and a UUID, without their punctuation.
+_UPLOAD_HOST = re.compile(r"cdn[a-z0-9]*assemblyaicom")
+_UUID_DIGITS = re.compile(r"[0-9a-f]{32}")
+_MOST_SHOWN = 2048
 _LOOKUP_ERROR = "transcript lookup error"
 
 
 def refer(kind: str, text: str) -> Ref:
-    """Return one reference for all spellings of a resource.
-
-    Uploads are named by URL; a minted token is a credential, so that only its digest is kept.
-    """
-    if kind == "upload":
-        return Ref(kind, _canonical_url(text))
+    """Name a resource by the text that AssemblyAI gave; of a minted token, which is a credential, only the digest."""
     if kind == "token":
         return Ref(kind, hashlib.sha256(text.encode()).hexdigest())
     return Ref(kind, text)
 
 
-def _canonical_url(url: str) -> str:
-    """Spell a URL in one way: what URL parsers of any school would take for the same place gives the same text."""
-    text = unicodedata.normalize("NFKC", url).replace("\\", "/")
-    text = "".join(character for character in text if character > " " and character != "\x7f")
-    try:
-        parts = urlsplit(unquote(text))
-        host, port = (parts.hostname or "").rstrip("."), parts.port
-    except ValueError:
-        return text
-    default = port in (None, 80, 443)
-    return f"{host}{'' if default else f':{port}'}{parts.path}" + (f"?{parts.query}" if parts.query else "")
-
-
 def is_known(ref: Ref) -> bool:
-    """Whether AssemblyAI itself must have made this: an upload on its own host, a cloned voice, any other id."""
+    """Whether AssemblyAI itself must have made this: an upload on its own host, a cloned voice, any other id.
+
+    URL parsers disagree about disguises (user parts, backslashes, encoded delimiters, full-width dots). So whatever could
+    be read as the upload host by anyone counts as an upload, and is refused unless it is the very text of an own one.
+    """
     if ref.kind == "upload":
-        return bool(_UPLOAD_HOST.match(re.split(r"[/:?]", ref.id, maxsplit=1)[0]))
+        return bool(_UPLOAD_HOST.search(_squeezed(ref.id)))
     if ref.kind == "voice":
-        return bool(_UUID.match(ref.id))
+        return bool(_UUID_DIGITS.search(_squeezed(ref.id)))
     return True
+
+
+def _squeezed(text: str) -> str:
+    """Letters and digits alone, as the most lenient parser would read them."""
+    return re.sub(r"[^a-z0-9]", "", unquote(unicodedata.normalize("NFKC", unquote(text))).lower())
 
 
 def describe(kind: str, found: dict[str, Any]) -> tuple[str | None, str]:
     """Return a resource's last status, and what a list shows of it, from a JSON object that upstream gave."""
     if kind != "transcript":
         return None, "{}"
-    shown = {name: found.get(name) for name in ("completed", "audio_url", "error")}
+    shown = {name: _shown(found.get(name)) for name in ("completed", "audio_url", "error")}
     status = found.get("status")
     return status if isinstance(status, str) else "queued", json.dumps(shown)
+
+
+def _shown(value: Any) -> Any:
+    """What is kept of a member: the callers' own texts in it must not fill the store."""
+    return value[:_MOST_SHOWN] if isinstance(value, str) else None
 
 
 def says_gone(status: int, body: bytes) -> bool:

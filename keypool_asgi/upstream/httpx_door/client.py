@@ -185,7 +185,7 @@ class HttpxCall:
             failure: UpstreamError = UpstreamTimeout(f"upstream sent nothing for {seconds:g} s", sent=True)
         except UpstreamError as exc:
             failure = exc
-        except httpx.HTTPError as exc:
+        except Exception as exc:  # noqa: BLE001 - a foreign transport may raise anything: its request has failed
             failure = _to_ours(exc)
         self._fail(failure)
         raise failure
@@ -214,7 +214,7 @@ class HttpxCall:
         self._overdue.stop()
         exc = task.exception()
         if exc is not None:
-            self._fail(_to_ours(exc) if isinstance(exc, httpx.HTTPError) else exc)
+            self._fail(_to_ours(exc))
             return
         response = task.result()
         headers, status = response.headers.raw, response.status_code
@@ -263,7 +263,7 @@ class HttpxCall:
         self._fail(UpstreamTimeout(f"upstream did not answer within {self._head.patience:g} s", sent=True))
 
 
-def _to_ours(exc: httpx.HTTPError) -> UpstreamError:
+def _to_ours(exc: BaseException) -> UpstreamError:
     """Translate an error of a transport. Its text may quote the wire, so only that of failed connects is kept (I2)."""
     name = type(exc).__name__
     if isinstance(exc, _CONNECT_ERRORS):
