@@ -21,7 +21,7 @@ class Lifespan:
         host: the host app, whose own lifespan is kept; None when there is none.
         startup: awaited before the host starts. If it raises, the server is told so and does not start.
         stopping: awaited when shutdown begins, before the host's own.
-        shutdown: awaited after the host's own shutdown, and when the startup has failed.
+        shutdown: awaited after the host's own shutdown, and when a startup has failed, ours or the host's.
     """
 
     def __init__(self, host: ASGIApp | None, *, startup: Step, stopping: Step, shutdown: Step) -> None:
@@ -31,46 +31,84 @@ class Lifespan:
         self.shutdown = shutdown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Accompany the host through its lifespan, or go through it alone."""
-        message = await receive()
+        """Accompany the host through its lifespan, and go alone where it does not."""
+        course = _Course(self, receive, send)
+        if not await course.begin():
+            return
+        if self.host is not None:
+            try:
+                await self.host(scope, course.receive, course.send)
+            except Exception:
+                # A host without lifespan (Django) raises before it asks for anything; any other error is its own.
+                if course.asked:
+                    await course.close()
+                    raise
+        await course.finish()
+
+
+class _Course:
+    """One lifespan from its startup to its end.
+
+    Attributes:
+        asked: whether the host has asked for a message.
+    """
+
+    def __init__(self, steps: Lifespan, receive: Receive, send: Send) -> None:
+        self.asked = False
+        self._steps = steps
+        self._receive = receive
+        self._send = send
+        self._first: Message = {}
+        self._open = False
+        self._started = False
+        self._stopping = False
+        self._over = False
+
+    async def begin(self) -> bool:
+        """Do our first step. Returns whether it succeeded; else the server knows that it must not start."""
+        self._first = await self._receive()
+        self._open = True
         try:
-            await self.startup()
+            await self._steps.startup()
         except Exception as error:
             # To raise here would look like a host without lifespan, and leave the host's own startup out.
             logger.exception("startup failed")
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
-        if self.host is None or not await self._accompany(self.host, scope, message, receive, send):
-            await self._go_alone(receive, send)
+            await self.send({"type": "lifespan.startup.failed", "message": str(error)})
+            return False
+        return True
 
-    async def _accompany(self, host: ASGIApp, scope: Scope, first: Message, receive: Receive, send: Send) -> bool:
-        """Run the host's lifespan around ours. Returns whether it has one: Django's raises before it asks for anything."""
-        asked = False
+    async def receive(self) -> Message:
+        """Give the host the server's next message; shutdown once our own step for it is done."""
+        if not self.asked:
+            self.asked = True
+            return self._first
+        return await self._stop()
 
-        async def receive_step() -> Message:
-            nonlocal asked
-            if not asked:
-                asked = True
-                return first
-            message = await receive()
-            await self.stopping()
-            return message
+    async def _stop(self) -> Message:
+        message = await self._receive()
+        self._stopping = True
+        await self._steps.stopping()
+        return message
 
-        async def send_step(message: Message) -> None:
-            if message["type"].startswith("lifespan.shutdown"):
-                await self.shutdown()
-            await send(message)
+    async def send(self, message: Message) -> None:
+        """Answer the server; the last answer once our own last step is done."""
+        self._started = True
+        if message["type"] != "lifespan.startup.complete":
+            self._over = True
+            await self.close()
+        await self._send(message)
 
-        try:
-            await host(scope, receive_step, send_step)
-        except Exception:
-            if asked:
-                raise
-        return asked
+    async def close(self) -> None:
+        """Do our last step, once."""
+        if self._open:
+            self._open = False
+            await self._steps.shutdown()
 
-    async def _go_alone(self, receive: Receive, send: Send) -> None:
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self.stopping()
-        await self.shutdown()
-        await send({"type": "lifespan.shutdown.complete"})
+    async def finish(self) -> None:
+        """Answer what the host has left unanswered: nothing, the shutdown, or all of it."""
+        if not self._started:
+            await self.send({"type": "lifespan.startup.complete"})
+        if not self._over:
+            if not self._stopping:
+                await self._stop()
+            await self.send({"type": "lifespan.shutdown.complete"})

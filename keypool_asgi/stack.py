@@ -12,20 +12,19 @@ from __future__ import annotations
 import logging
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, Unpack
 
-from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
+from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send, send_refusal
 from keypool_asgi.core.health import HealthPolicy
-from keypool_asgi.core.keys import UpstreamKey
 from keypool_asgi.core.provider import OriginOverrides
 from keypool_asgi.core.selection import Select
-from keypool_asgi.core.teams import Team
 from keypool_asgi.errors import ConfigurationError, NotFound, StoreUnavailable
-from keypool_asgi.exchange import Exchange
+from keypool_asgi.exchange import exchange_of
 from keypool_asgi.lifespan import Lifespan
-from keypool_asgi.ports import KeySource, QuotaStore, ResourceStore, TeamDirectory, UpstreamClient
+from keypool_asgi.ports import QuotaStore, ResourceStore, UpstreamClient
 from keypool_asgi.providers.assemblyai import ASSEMBLYAI
+from keypool_asgi.settings import Keys, Settings, Teams
 from keypool_asgi.stages.adopting import adopt
 from keypool_asgi.stages.asking import Asker
 from keypool_asgi.stages.auth import Auth
@@ -36,7 +35,6 @@ from keypool_asgi.stages.key_selector import KeySelector
 from keypool_asgi.stages.lists import Lists
 from keypool_asgi.stages.ownership import Ownership
 from keypool_asgi.stages.quota import Quota
-from keypool_asgi.stages.stage import Stage
 from keypool_asgi.stores.pool import Pool
 from keypool_asgi.stores.quotas import QuotaCallbacks, quota_store
 from keypool_asgi.stores.resources import MemoryResources, ResourceCallbacks, resource_store
@@ -52,91 +50,6 @@ if TYPE_CHECKING:
 __all__ = ["KeyPool", "KeyPoolMiddleware", "Keys", "Settings", "Teams"]
 
 logger = logging.getLogger("keypool_asgi")
-
-Keys = Iterable[UpstreamKey] | Callable[[], Iterable[UpstreamKey] | Awaitable[Iterable[UpstreamKey]]] | KeySource
-"""What ``keys`` takes: a list, a function (sync or async) that returns one, or an object with ``load()``."""
-
-Teams = Mapping[str, Team] | Callable[[str], Team | None | Awaitable[Team | None]] | TeamDirectory
-"""What ``teams`` takes: token to team, a function (sync or async) from token to team, or an object with ``find()``."""
-
-
-class Settings(TypedDict, total=False):
-    """Every setting beside ``keys`` and ``teams``. All of them have a default."""
-
-    quotas: QuotaStore | QuotaCallbacks | None
-    """Who counts the teams' limits. None: this process's memory."""
-
-    resources: ResourceStore | ResourceCallbacks | None
-    """Who remembers which team and project own what. None: ``state``, or this process's memory."""
-
-    state: str | None
-    """Where several processes share what the pool remembers, and what survives a restart: ``"sqlite:///keypool.db"``."""
-
-    isolation: Literal["team", "off"]
-    """``"team"``: a team reaches only what it created. ``"off"``: teams share; workflows still stay on their project."""
-
-    prefix: str
-    """The pool's path in the host app, ``"/v1/assemblyai"``."""
-
-    origins: OriginOverrides | None
-    """Service name to base URL, overriding AssemblyAI's hosts, for tests and private gateways."""
-
-    transport: httpx.AsyncBaseTransport | None
-    """An httpx transport to forward with. None: our own HTTP/1.1 client."""
-
-    pepper: str | bytes | None
-    """Secret that the digests of team tokens are made with. None: plain digests."""
-
-    public_url: str | None
-    """The pool's absolute URL for links in answers. None: taken from each request."""
-
-    on_exchange: OnExchange | None
-    """Called with an ``ExchangeRecord`` after each exchange."""
-
-    health: HealthPolicy
-    """How long keys and accounts stay down, and how they come back."""
-
-    select: Select | None
-    """The operator's own choice among the keys that can serve."""
-
-    timeouts: Timeouts
-    """How long upstream connections may take, in seconds. With ``transport``, ``idle`` is the transport's own affair."""
-
-    ssl_context: ssl.SSLContext | None
-    """TLS towards upstream. None: the system's trust. Not used with ``transport``."""
-
-    max_connections: int | None
-    """Upstream connections per origin. None: no limit. Not used with ``transport``."""
-
-    key_wait_seconds: float
-    """How long a request waits for a key that is busy: 1."""
-
-    keys_ttl_seconds: float
-    """How old the key list of a function may become before it is loaded again: 60."""
-
-    teams_ttl_seconds: float
-    """How long a function's answer about a token is believed: 60."""
-
-    unknown_teams_ttl_seconds: float
-    """How long a function's answer that a token is unknown is believed: 10."""
-
-    retries: int
-    """How often a request that could not reach upstream at all is tried again: 1."""
-
-    peek_bytes: int
-    """Longest request body that can be sent again on another key: 256 KiB."""
-
-    max_body_bytes: int
-    """Longest request body: 5 GiB."""
-
-    discard_bytes: int
-    """Of a body that nobody wants, how much is read so that its sender gets to see the refusal: 1 MiB."""
-
-    drain_seconds: float
-    """At shutdown, how long exchanges may take to end: 5."""
-
-    via: str | None
-    """How requests are announced to upstream in ``Via``: ``"keypool-asgi"``. None: not at all."""
 
 
 class _Stack:
@@ -200,7 +113,7 @@ class _Stack:
         shared = _is_shared(isolation)
         announced = via.encode("ascii") if via else None
         self._asker = Asker(pool=self._pool, client=self._client, provider=provider, via=announced)
-        app: ASGIApp = _NoSessions(_nothing)
+        app: ASGIApp = _no_sessions
         app = Forwarder(app, client=self._client, provider=provider, via=via, max_body_bytes=max_body_bytes)
         app = KeySelector(app, pool=self._pool, provider=provider, peek_bytes=peek_bytes, retries=retries)
         app = Lists(app, resources=self._resources, provider=provider, asker=self._asker, shared=shared)
@@ -322,15 +235,10 @@ class KeyPool(_Stack):
         super().__init__(None, keys=keys, teams=teams, **settings)
 
 
-class _NoSessions(Stage):
-    """Stands where the WebSocket relay will stand."""
-
-    async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        raise NotFound("WebSocket sessions are not served here yet: open them at AssemblyAI with a temporary token.")
-
-
-async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    """Stand behind the last stage."""
+async def _no_sessions(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stand where the WebSocket relay will stand."""
+    refusal = NotFound("WebSocket sessions are not served here yet: open them at AssemblyAI with a temporary token.")
+    await send_refusal(scope, receive, send, refusal, exchange_of(scope).request_id)
 
 
 def _client(

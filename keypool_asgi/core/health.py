@@ -171,7 +171,7 @@ def fresh(now: float, policy: HealthPolicy) -> Health:
 
 
 def blame(scope: Scope, verdict: Verdict) -> Fault:
-    """What a verdict says about one scope of its lease (rule 1). An uncertain or passing verdict says nothing about any."""
+    """What a verdict says about one scope of its lease (rule 1): nothing, when it is uncertain or passing."""
     fault = verdict.fault
     if fault is Fault.NONE or (verdict.certain and verdict.lasting and BLAMED.get(fault) is scope):
         return fault

@@ -77,8 +77,8 @@ class ResourceRules:
 def named_values(body: bytes, fields: Iterable[str]) -> list[tuple[str, str]]:
     """Return the texts of a JSON object's members of these names, as pairs of name and text.
 
-    Servers differ in which of two equal members they take, in whether case counts, and in which objects within the object
-    they look at. A request must not be checked by one reading and served by another, so every such member counts.
+    Servers differ in which of two equal members they take, in whether case counts, and in which objects within the
+    object they look at. A request must not be checked by one reading and served by another, so every member counts.
 
     Raises:
         BadRequest: the body is not a JSON object in UTF-8.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from keypool_asgi.errors import ConfigurationError
+
 from .keys import UpstreamKey
 from .listing import ListRules
 from .messages import Headers, Origin
@@ -21,8 +22,6 @@ OriginOverrides = Mapping[str, str | Mapping[str, str]]
 JudgeAnswer = Callable[[Operation, int, Headers, bytes, float], Verdict]
 """Operation, status, header fields, beginning of the body and Unix time to a verdict on the key."""
 
-RewriteLinks = Callable[[bytes, str, str], bytes]
-
 
 @dataclass(frozen=True, slots=True)
 class Provider:
@@ -34,7 +33,6 @@ class Provider:
         origins: base of each service by region, as ``origins[region][service]``.
         suspicious: statuses that may be the key's fault, so that their body's beginning is read before judging.
         judge: what an answer says about the key that it was made with.
-        rewrite_links: lets the absolute links of an answer lead to us; JSON body, upstream base and own base to body.
         resources: how its resources are named and described.
         lists: how its lists look.
     """
@@ -44,7 +42,6 @@ class Provider:
     origins: Mapping[str, Mapping[str, Origin]]
     suspicious: frozenset[int]
     judge: JudgeAnswer
-    rewrite_links: RewriteLinks
     resources: ResourceRules
     lists: ListRules
 

@@ -63,15 +63,15 @@ def _credential(operation: Operation, key: UpstreamKey) -> bytes:
 
 
 def _encodings(headers: Headers, operation: Operation) -> bytes:
-    """What upstream may compress answers with: what the caller takes and we can read, for errors are read here.
+    """What upstream may compress answers with: what both the caller and we can read, for errors are read here.
 
-    An answer that creates something is read by every caller's sake, and comes in plain text.
+    An answer that creates something is read for every caller's sake, and comes in plain text.
     """
     if operation.creates:
         return b"identity"
     offered = b",".join([value for name, value in headers if name == b"accept-encoding"]).lower()
     refused = b"gzip;q=0" in offered.replace(b" ", b"")
-    return b"gzip, deflate" if b"gzip" in offered and not refused else b"identity"
+    return b"gzip" if b"gzip" in offered and not refused else b"identity"
 
 
 def _own_fields(method: str, operation: Operation, framing: Framing, fields: Headers, via: bytes | None) -> Headers:

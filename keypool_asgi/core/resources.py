@@ -6,7 +6,6 @@ What AssemblyAI makes belongs to the *project* of the key that made it, and with
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 __all__ = ["CURSOR_SECONDS", "MEMORY_ENTRIES", "RETENTION_SECONDS", "Page", "Ref", "Resource"]
 
@@ -27,7 +26,7 @@ RETENTION_SECONDS: dict[str, float] = {
 deleted upstream."""
 
 CURSOR_SECONDS = 1 * _HOUR
-"""How long a deleted resource still marks a place in a list, so that paging goes on over what a caller has just deleted."""
+"""How long a deleted resource still marks a place in a list, so that paging goes on over what was just deleted."""
 
 MEMORY_ENTRIES = 100_000
 """How many owners the store in memory remembers; the oldest go first."""

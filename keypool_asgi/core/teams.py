@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from keypool_asgi.errors import ConfigurationError
+
 from .limits import Limit
 
 __all__ = ["Team", "permits"]

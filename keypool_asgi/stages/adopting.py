@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keypool_asgi.core.ownership import decoded_json
 from keypool_asgi.core.provider import Provider
 from keypool_asgi.core.resources import Ref, Resource
-from keypool_asgi.errors import AdoptionFailed, StoreUnavailable
+from keypool_asgi.errors import AdoptionFailed
 from keypool_asgi.ports import ResourceStore
 
 from .asking import Asker
@@ -51,7 +51,7 @@ async def adopt(
         while page := await _page(operation, project, last, asker, provider):
             if page[-1]["id"] == last:
                 raise AdoptionFailed(f"upstream gives the same page of {operation} again and again")
-            await _record(page, kind, team, project, provider, resources)
+            await _record([_owned(item, kind, team, project, provider) for item in page], resources)
             seen += len(page)
             last = str(page[-1]["id"])
             if progress is not None:
@@ -69,19 +69,18 @@ async def _page(
     return [item for item in found if isinstance(item.get("id"), str)]
 
 
-async def _record(
-    items: Iterable[dict[str, Any]], kind: str, team: str, project: str, provider: Provider, resources: ResourceStore
-) -> None:
-    try:
-        async with asyncio.TaskGroup() as group:  # at once: a store may write them together
-            for item in items:
-                status, summary = provider.resources.describe(kind, item)
-                place = provider.lists.created(item)
-                found = Resource(Ref(kind, item["id"]), team, project, place, status, summary)
-                group.create_task(_recorded(resources, found))
-    except* StoreUnavailable as several:
-        raise several.exceptions[0] from None
+def _owned(item: dict[str, Any], kind: str, team: str, project: str, provider: Provider) -> Resource:
+    status, summary = provider.resources.describe(kind, item)
+    return Resource(Ref(kind, item["id"]), team, project, provider.lists.created(item), status, summary)
 
 
-async def _recorded(resources: ResourceStore, found: Resource) -> None:
-    await resources.record(found)
+async def _record(found: Sequence[Resource], resources: ResourceStore) -> None:
+    """Record them at once: a store may write them together.
+
+    Raises:
+        StoreUnavailable: the store failed for one of them.
+    """
+    outcomes = await asyncio.gather(*(resources.record(one) for one in found), return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome

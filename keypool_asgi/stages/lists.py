@@ -1,9 +1,9 @@
 """Lists: a team sees exactly what is its own, over all projects of the pool, page by page (invariant I3).
 
-A list of transcripts is *composed* of what the store knows. Items that were not finished when last seen are brought up to
-date first: one request per project for its newest items, then one per item that was not among them. A finished item is
-never asked about again, and no more than a budget of items one by one, so the work for a page is bounded, whatever other
-teams do.
+A list of transcripts is *composed* of what the store knows. Items that were not finished when last seen are brought up
+to date first: one request per project for its newest items, then one per item that was not among them. A finished item
+is never asked about again, and no more than a budget of items one by one, so the work for a page is bounded, whatever
+other teams do.
 
 A list of agents or webhook subscriptions is upstream's own, *filtered*: only the team's items stay.
 """

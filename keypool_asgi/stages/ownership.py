@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -157,8 +156,8 @@ class Ownership(Stage):
         if self._warns:
             self._warns = False
             logger.warning(
-                "An unknown id was refused. Owners are kept in this process's memory: a restart forgets them, and other "
-                "worker processes do not know them. Set state='sqlite:///keypool.db' to keep and share them."
+                "An unknown id was refused. Owners are kept in this process's memory: a restart forgets them, and "
+                "other worker processes do not know them. Set state='sqlite:///keypool.db' to keep and share them."
             )
 
 

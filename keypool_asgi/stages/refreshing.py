@@ -11,7 +11,7 @@ from typing import Any
 
 from keypool_asgi.core.ownership import decoded_json
 from keypool_asgi.core.provider import Provider
-from keypool_asgi.core.resources import Ref, Resource
+from keypool_asgi.core.resources import Resource
 from keypool_asgi.errors import NoAvailableKeys, Refusal, UpstreamError
 from keypool_asgi.ports import ResourceStore
 

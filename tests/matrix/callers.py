@@ -51,8 +51,8 @@ class Stripping(httpx.BaseTransport):
 def client_of(url: str, *, strips: str = "", team: str | None = TOKEN) -> httpx.Client:
     """A client at a base URL, past a proxy that strips a prefix if need be.
 
-    Each request has a connection of its own: on one that is kept, uvicorn's two writes for an answer wait 40 ms for each
-    other (Nagle's algorithm and delayed acknowledgements), because asyncio turns that off for its own sockets only.
+    Each request has a connection of its own. On one that is kept, the second of the two writes of uvicorn waits
+    40 ms (Nagle's algorithm, delayed acknowledgements): asyncio turns that off only for sockets made with IPPROTO_TCP.
     """
     headers = {} if team is None else {"authorization": team}
     limits = httpx.Limits(max_keepalive_connections=0)

@@ -21,7 +21,7 @@ NAMING = {
     (row.method, row.path, named.kind, named.field if named.in_body else None)
     for row in ASSEMBLYAI.table.operations
     for named in row.names
-    if not row.is_socket
+    if row.method != "WEBSOCKET"
 }
 
 

@@ -278,7 +278,8 @@ def test_i6_a_stale_connection_costs_a_job_nothing(simulator: Simulator) -> None
 def test_i6_an_early_401_ends_a_large_upload(simulator: Simulator, server: str) -> None:
     """The body is gone by then: it cannot go out on another key. The caller learns that a repeat will succeed."""
     size = 8 * 1024 * 1024
-    simulator.fail(Fault.early(401, {"error": "Authentication error"}, after=500_000), key=secret("dead-1"))
+    error = {"error": "Authentication error, API token missing/invalid"}
+    simulator.fail(Fault.early(401, error, after=500_000), key=secret("dead-1"))
     keys = [*keys_of("dead-1", priority=0), *keys_of("k1", priority=1)]
     with pooled(simulator, server, keys=keys) as pool, httpx.Client(headers={"authorization": TOKEN}) as client:
         url = pool.served.url + PREFIX + "/v2/upload"

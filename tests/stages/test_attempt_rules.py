@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from harness import secret
 
-from keypool_asgi.core.attempts import Next, after_answer, after_failure, without_key
+from keypool_asgi import UpstreamKey
+from keypool_asgi.core.attempts import Next, after_answer, after_failure, is_borne_out, without_key
 from keypool_asgi.core.verdicts import Fault, Verdict
 
 
@@ -38,3 +40,20 @@ def test_after_a_failure_only_what_never_left_is_repeated(sent: bool, repeatable
     decision = after_failure(sent=sent, repeatable=repeatable, retries_left=retries_left)
     assert (decision is Next.REPEAT) == (not sent and repeatable and retries_left > 0)
     assert decision in (Next.REPEAT, Next.DELIVER)
+
+
+def key(name: str, account: str) -> UpstreamKey:
+    return UpstreamKey(name, secret=secret(name), project=name, account=account)
+
+
+@pytest.mark.parametrize(
+    ("fault", "served", "believed"),
+    [
+        (Fault.REJECTED, key("b", "one"), True),
+        (Fault.REJECTED, key("a", "one"), False),
+        (Fault.THROTTLED, key("b", "one"), False),
+        (Fault.THROTTLED, key("b", "two"), True),
+    ],
+)
+def test_a_doubt_is_borne_out_by_whoever_then_serves(fault: Fault, served: UpstreamKey, believed: bool) -> None:
+    assert is_borne_out(Verdict(fault, certain=False), key("a", "one"), served) is believed

@@ -55,8 +55,8 @@ class Parts:
             "intercept": lambda app: Intercept(app, table=provider.table, on_exchange=self.records.append),
             "gate": Gate,
             "auth": lambda app: Auth(app, teams=team_directory({TOKEN: team})),
-            "ownership": lambda app: Ownership(app, resources=resources, rules=provider.resources),
             "quota": lambda app: Quota(app, quotas=self.quotas),
+            "ownership": lambda app: Ownership(app, resources=resources, rules=provider.resources),
             "lists": lambda app: Lists(app, resources=resources, provider=provider, asker=asker),
             "key selector": lambda app: KeySelector(app, pool=self.pool, provider=provider),
             "forwarder": lambda app: Forwarder(app, client=self.client, provider=provider),
@@ -129,7 +129,7 @@ def test_an_exchange_shows_no_secret() -> None:
 
 # A stage without those that it needs
 
-BEHIND_INTERCEPT = ["gate", "auth", "ownership", "quota", "lists", "key selector", "forwarder"]
+BEHIND_INTERCEPT = ["gate", "auth", "quota", "ownership", "lists", "key selector", "forwarder"]
 
 
 @pytest.mark.parametrize("name", BEHIND_INTERCEPT)
@@ -248,7 +248,7 @@ REQUESTS: dict[str, tuple[dict[str, Any], list[bytes], int, int]] = {
     "upload": (scope_of("POST", "/v2/upload", body=140_000), UPLOAD, 200, 7),
     "chunked upload": (scope_of("POST", "/v2/upload", body=-1), UPLOAD, 200, 7),
     "streamed answer": (scope_of("POST", "/v1/chat/completions", body=len(CHAT)), [CHAT], 200, 7),
-    "unknown resource": (scope_of("GET", "/v2/transcript/nobody"), [], 404, 3),
+    "unknown resource": (scope_of("GET", "/v2/transcript/nobody"), [], 404, 4),
     "unknown operation": (scope_of("GET", "/v9/nothing"), [], 404, 0),
     "list": (scope_of("GET", "/v2/transcript"), [], 200, 5),
 }

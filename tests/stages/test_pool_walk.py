@@ -118,7 +118,7 @@ def test_all_dead_is_a_503_that_tells_nothing_of_the_operators_accounts(simulato
             simulator.forget()
             caller = await post(pool)
             assert (caller.status, caller.json["code"]) == (503, "NO_AVAILABLE_KEYS")
-            assert 290 <= retry_after(caller) <= 300
+            assert 4 <= retry_after(caller) <= 5, "the time of a first refusal"
             assert len(simulator.requests) == attempts
             for word in ("balance", "fund", "account", "dead", "401", "token"):
                 assert word not in caller.json["error"].lower()
@@ -247,6 +247,24 @@ def test_a_403_about_an_upload_of_somebody_else_is_no_ones_fault(simulator: Simu
         assert rule.matches == 1
 
     play(script, simulator, "dead-1", GOOD)
+
+
+def test_a_401_in_other_words_is_believed_once_another_key_has_served(simulator: Simulator) -> None:
+    rule = simulator.fail(Fault.status(401, {"error": "Unauthorized"}), key=secret("dead-1"))
+
+    async def script(pool: Rig) -> None:
+        assert (await post(pool)).status == 200
+        assert states(pool) == {"dead-1": State.REJECTED, GOOD: State.ACTIVE}
+
+    async def alone(pool: Rig) -> None:
+        for number in (2, 3):
+            caller = await post(pool)
+            assert (caller.status, caller.json["code"]) == (503, "NO_AVAILABLE_KEYS")
+            assert states(pool) == {"dead-1": State.ACTIVE}, "it may be upstream's bad moment"
+            assert rule.matches == number
+
+    play(script, simulator, "dead-1", GOOD)
+    play(alone, simulator, "dead-1")
 
 
 # Retry-After

@@ -86,9 +86,22 @@ def test_a_body_without_a_type_gets_the_operations() -> None:
     assert values(made("POST", headers=theirs, framing=body, content_type=octets), b"content-type") == [b"audio/wav"]
 
 
-def test_an_answer_that_is_read_comes_in_plain_text() -> None:
-    theirs = [(b"accept-encoding", b"gzip")]
-    assert values(made(headers=theirs), b"accept-encoding") == [b"gzip"]
+@pytest.mark.parametrize(
+    ("offered", "expected"),
+    [
+        ([], b"identity"),
+        ([b"gzip"], b"gzip"),
+        ([b"gzip, deflate, br, zstd"], b"gzip"),
+        ([b"br", b"GZIP"], b"gzip"),
+        ([b"deflate"], b"identity"),
+        ([b"br"], b"identity"),
+        ([b"gzip;q=0, br"], b"identity"),
+        ([b"identity"], b"identity"),
+    ],
+)
+def test_answers_are_compressed_only_as_both_the_caller_and_we_can_read(offered: list[bytes], expected: bytes) -> None:
+    theirs = [(b"accept-encoding", value) for value in offered]
+    assert values(made(headers=theirs), b"accept-encoding") == [expected]
     assert values(made(headers=theirs, creates=Creates("token", "token")), b"accept-encoding") == [b"identity"]
 
 

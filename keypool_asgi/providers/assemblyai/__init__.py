@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from keypool_asgi.core.operations import OperationTable
 from keypool_asgi.core.provider import Provider
+
 from .answers import SUSPICIOUS, judge
 from .hosts import ORIGINS
-from .links import rewrite_links
 from .lists import LIST_RULES
 from .operations import OPERATIONS
 from .resources import RESOURCE_RULES
@@ -19,7 +19,6 @@ ASSEMBLYAI = Provider(
     origins=ORIGINS,
     suspicious=SUSPICIOUS,
     judge=judge,
-    rewrite_links=rewrite_links,
     resources=RESOURCE_RULES,
     lists=LIST_RULES,
 )

@@ -89,15 +89,16 @@ _LLM_GATEWAY = (
     ),
 )
 
-_SYNC = tuple(
-    _row("sync.transcribe", "POST", path, "sync", patience=_SYNC_PATIENCE, condition=condition)
-    for path, condition in (
-        ("/v1/transcribe/live", _HAS_MODEL_HEADER),
-        ("/v1/transcribe/stream", _HAS_MODEL_HEADER),
-        ("/v1/transcribe", None),
-        ("/transcribe", None),
-    )
-) + (
+_SYNC = (
+    *(
+        _row("sync.transcribe", "POST", path, "sync", patience=_SYNC_PATIENCE, condition=condition)
+        for path, condition in (
+            ("/v1/transcribe/live", _HAS_MODEL_HEADER),
+            ("/v1/transcribe/stream", _HAS_MODEL_HEADER),
+            ("/v1/transcribe", None),
+            ("/transcribe", None),
+        )
+    ),
     _row("sync.warm", "GET", "/v1/warm", "sync", condition=_HAS_MODEL_HEADER, anonymous=True),
     _row("sync.warm", "GET", "/warm", "sync", anonymous=True),
 )

@@ -34,8 +34,8 @@ def refer(kind: str, text: str) -> Ref:
 def is_known(ref: Ref) -> bool:
     """Whether AssemblyAI itself must have made this: an upload on its own host, a cloned voice, any other id.
 
-    URL parsers disagree about disguises (user parts, backslashes, encoded delimiters, full-width dots). So whatever could
-    be read as the upload host by anyone counts as an upload, and is refused unless it is the very text of an own one.
+    URL parsers disagree about disguises (user parts, backslashes, encoded delimiters, full-width dots). So whatever
+    could be read as the upload host by anyone counts as an upload, and is refused unless it is an own one's very text.
     """
     if ref.kind == "upload":
         return bool(_UPLOAD_HOST.search(_squeezed(ref.id)))

@@ -1,0 +1,108 @@
+"""What an operator can set: the forms that keys and teams come in, and every other setting with its default."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+from keypool_asgi.core.health import HealthPolicy
+from keypool_asgi.core.keys import UpstreamKey
+from keypool_asgi.core.provider import OriginOverrides
+from keypool_asgi.core.selection import Select
+from keypool_asgi.core.teams import Team
+from keypool_asgi.ports import KeySource, QuotaStore, ResourceStore, TeamDirectory
+from keypool_asgi.stages.intercept import OnExchange
+from keypool_asgi.stores.quotas import QuotaCallbacks
+from keypool_asgi.stores.resources import ResourceCallbacks
+from keypool_asgi.upstream import Timeouts
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["Keys", "Settings", "Teams"]
+
+Keys = Iterable[UpstreamKey] | Callable[[], Iterable[UpstreamKey] | Awaitable[Iterable[UpstreamKey]]] | KeySource
+"""What ``keys`` takes: a list, a function (sync or async) that returns one, or an object with ``load()``."""
+
+Teams = Mapping[str, Team] | Callable[[str], Team | Awaitable[Team | None] | None] | TeamDirectory
+"""What ``teams`` takes: token to team, a function (sync or async) from token to team, or an object with ``find()``."""
+
+
+class Settings(TypedDict, total=False):
+    """Every setting beside ``keys`` and ``teams``. All of them have a default."""
+
+    quotas: QuotaStore | QuotaCallbacks | None
+    """Who counts the teams' limits. None: this process's memory."""
+
+    resources: ResourceStore | ResourceCallbacks | None
+    """Who remembers which team and project own what. None: ``state``, or this process's memory."""
+
+    state: str | None
+    """Where several processes share what the pool remembers, and what survives a restart: ``"sqlite:///keypool.db"``."""
+
+    isolation: Literal["team", "off"]
+    """``"team"``: a team reaches only what it created. ``"off"``: teams share, and workflows stay on their project."""
+
+    prefix: str
+    """The pool's path in the host app, ``"/v1/assemblyai"``."""
+
+    origins: OriginOverrides | None
+    """Service name to base URL, overriding AssemblyAI's hosts, for tests and private gateways."""
+
+    transport: httpx.AsyncBaseTransport | None
+    """An httpx transport to forward with. None: our own HTTP/1.1 client."""
+
+    pepper: str | bytes | None
+    """Secret that the digests of team tokens are made with. None: plain digests."""
+
+    public_url: str | None
+    """The pool's absolute URL for links in answers. None: taken from each request."""
+
+    on_exchange: OnExchange | None
+    """Called with an ``ExchangeRecord`` after each exchange."""
+
+    health: HealthPolicy
+    """How long keys and accounts stay down, and how they come back."""
+
+    select: Select | None
+    """The operator's own choice among the keys that can serve."""
+
+    timeouts: Timeouts
+    """How long upstream connections may take, in seconds. With ``transport``, ``idle`` is the transport's affair."""
+
+    ssl_context: ssl.SSLContext | None
+    """TLS towards upstream. None: the system's trust. Not used with ``transport``."""
+
+    max_connections: int | None
+    """Upstream connections per origin. None: no limit. Not used with ``transport``."""
+
+    key_wait_seconds: float
+    """How long a request waits for a key that is busy: 1."""
+
+    keys_ttl_seconds: float
+    """How old the key list of a function may become before it is loaded again: 60."""
+
+    teams_ttl_seconds: float
+    """How long a function's answer about a token is believed: 60."""
+
+    unknown_teams_ttl_seconds: float
+    """How long a function's answer that a token is unknown is believed: 10."""
+
+    retries: int
+    """How often a request that could not reach upstream at all is tried again: 1."""
+
+    peek_bytes: int
+    """Longest request body that can be sent again on another key: 256 KiB."""
+
+    max_body_bytes: int
+    """Longest request body: 5 GiB."""
+
+    discard_bytes: int
+    """Of a body that nobody wants, how much is read so that its sender gets to see the refusal: 1 MiB."""
+
+    drain_seconds: float
+    """At shutdown, how long exchanges may take to end: 5."""
+
+    via: str | None
+    """How requests are announced to upstream in ``Via``: ``"keypool-asgi"``. None: not at all."""
