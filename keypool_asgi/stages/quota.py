@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import lru_cache
 
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
 from keypool_asgi.core.limits import Charge, quota_exceeded
@@ -57,6 +58,7 @@ class Quota(Stage):
             await self.quotas.release(exchange.request_id)
 
 
+@lru_cache(maxsize=4096)
 def charges_of(team: Team) -> tuple[Charge, ...]:
     """What one exchange of a team is charged: one of each limit's unit."""
     subject = f"team:{team.id}"
