@@ -240,8 +240,8 @@ def render(refusal: Refusal, request_id: str) -> tuple[int, list[tuple[bytes, by
     """Render a refusal as ``(status, header fields, body)``.
 
     The body is ``{"error": sentence, "code": CODE, "request_id": id}``; ``error`` is a string because every official
-    SDK shows it then. A 404 has no ``request_id`` in the body, only in ``X-Request-Id``: two of them must not differ in a
-    byte, whether a resource is somebody else's or nobody's (I3). ``Retry-After`` is in whole seconds, rounded up (RFC
+    SDK shows it then. A 404 has no ``request_id`` in the body, only in ``X-Request-Id``: two of them must not differ in
+    a byte, whether a resource is somebody else's or nobody's (I3). ``Retry-After`` is in whole seconds, rounded up (RFC
     9110, section 10.2.3).
     """
     fields = {"error": refusal.sentence, "code": refusal.code}

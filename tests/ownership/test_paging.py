@@ -67,7 +67,7 @@ def node_pages(url: str, team: str, limit: int) -> list[list[str]]:
         console.log(JSON.stringify(pages));
     """
     done = subprocess.run(
-        ["node", "--input-type=module", "-e", script], cwd=NODE, capture_output=True, text=True, timeout=60
+        ["node", "--input-type=module", "-e", script], cwd=NODE, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

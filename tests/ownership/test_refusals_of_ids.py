@@ -1,4 +1,4 @@
-"""Every place that names an id: what is another team's is refused like what does not exist, and upstream never hears."""
+"""Every place that names an id refuses another team's like what does not exist, and upstream never hears of it."""
 
 from __future__ import annotations
 

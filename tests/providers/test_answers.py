@@ -79,7 +79,9 @@ def test_what_a_status_and_a_text_say(status: int, body: Any, verdict: Verdict) 
 
 @pytest.mark.parametrize("status", TEXTS)
 @pytest.mark.parametrize("name", [b"content-encoding", b"Content-Encoding"])
-@pytest.mark.parametrize(("coding", "compress"), [(b"gzip", gzip.compress), (b"GZIP", gzip.compress), (b"deflate", zlib.compress)])
+@pytest.mark.parametrize(
+    ("coding", "compress"), [(b"gzip", gzip.compress), (b"GZIP", gzip.compress), (b"deflate", zlib.compress)]
+)
 def test_a_compressed_text_says_the_same(status: int, name: bytes, coding: bytes, compress: Any) -> None:
     plain = told(status, error(TEXTS[status]))
     assert plain in (REJECTED, EXHAUSTED)

@@ -251,7 +251,7 @@ CASES = (
         settings=lambda: {"timeouts": Timeouts(read=0.3)},
         given=broken(Fault.stalled("response body", 20), SUBMIT),
     ),
-    Case("all keys revoked", "NO_AVAILABLE_KEYS", NO_KEY_NOW, "submit", given=keys_revoked, retry_after=(290, 300)),
+    Case("all keys revoked", "NO_AVAILABLE_KEYS", NO_KEY_NOW, "submit", given=keys_revoked, retry_after=(1, 5)),
     Case("no funds", "NO_AVAILABLE_KEYS", NO_KEY_NOW, "submit", given=no_funds, retry_after=(290, 300)),
     Case(
         "a revoked key, and a body too long to be sent again",

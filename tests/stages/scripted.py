@@ -46,9 +46,7 @@ class Script:
         self.app = KeyPool(**(given | settings))
         return self.app
 
-    async def ask(
-        self, method: str, target: str, body: bytes | None = None, *headers: tuple[bytes, bytes]
-    ) -> Caller:
+    async def ask(self, method: str, target: str, body: bytes | None = None, *headers: tuple[bytes, bytes]) -> Caller:
         size = None if body is None else len(body)
         return await Caller([body or b""]).call(self.app, scope_of(method, target, *headers, body=size))
 

@@ -368,6 +368,7 @@ def test_wrong_settings(wrong: dict[str, float]) -> None:
 @pytest.mark.parametrize("other", [{"region": "eu"}, {"account": "another"}])
 def test_the_keys_of_a_project_are_of_one_account_and_one_region(other: dict[str, str]) -> None:
     """A request about a project's data goes out on any of its keys; one in another region would not find it."""
-    keys = [UpstreamKey("one", "s", project="p", account="a"), UpstreamKey("two", "s", project="p", **{"account": "a"} | other)]
+    home = {"project": "p", "account": "a"}
+    keys = [UpstreamKey("one", "s", **home), UpstreamKey("two", "s", **home | other)]
     with pytest.raises(ConfigurationError, match="project 'p' must be of one account and one region"):
         key_source(keys)

@@ -99,7 +99,11 @@ class Wire(asyncio.Protocol):
         Raises:
             WireLost: the connection has ended.
         """
-        self.transport.write(data)
+        transport = self.transport
+        if transport.is_closing():  # a failed write: asyncio tells of the end a step later
+            await self.gone.wait()
+            raise WireLost
+        transport.write(data)
         await self._writable.wait()
         _ = self.transport
 

@@ -23,6 +23,8 @@ __all__ = ["HttpxClient"]
 _DEFAULT_TIMEOUTS = Timeouts()
 
 _CONNECT_ERRORS: Final = (httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ConnectError, httpx.ProxyError)
+# What a transport may raise of a request's failure; anything else is a bug in it, and stays visible as one.
+_TRANSPORT_ERRORS: Final = (httpx.HTTPError, httpx.StreamError, OSError)
 _CLOSED: Final = re.compile("closed|disconnected")
 
 
@@ -185,7 +187,7 @@ class HttpxCall:
             failure: UpstreamError = UpstreamTimeout(f"upstream sent nothing for {seconds:g} s", sent=True)
         except UpstreamError as exc:
             failure = exc
-        except Exception as exc:  # noqa: BLE001 - a foreign transport may raise anything: its request has failed
+        except _TRANSPORT_ERRORS as exc:
             failure = _to_ours(exc)
         self._fail(failure)
         raise failure
@@ -214,7 +216,7 @@ class HttpxCall:
         self._overdue.stop()
         exc = task.exception()
         if exc is not None:
-            self._fail(_to_ours(exc))
+            self._fail(_to_ours(exc) if isinstance(exc, _TRANSPORT_ERRORS) else exc)
             return
         response = task.result()
         headers, status = response.headers.raw, response.status_code
