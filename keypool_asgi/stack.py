@@ -93,6 +93,12 @@ class _Stack:
             max_body_bytes=max_body_bytes,
             discard_bytes=discard_bytes,
             drain_seconds=drain_seconds,
+            key_wait_seconds=key_wait_seconds,
+        )
+        _check_durations(
+            keys_ttl_seconds=keys_ttl_seconds,
+            teams_ttl_seconds=teams_ttl_seconds,
+            unknown_teams_ttl_seconds=unknown_teams_ttl_seconds,
         )
         _check_texts(public_url, via)
         self._provider = provider = ASSEMBLYAI.with_origins(origins)
@@ -272,6 +278,12 @@ def _check_amounts(**settings: float) -> None:
     for name, value in settings.items():
         if not value >= 0:
             raise ConfigurationError(f"{name} must not be negative, not {value!r}")
+
+
+def _check_durations(**settings: float) -> None:
+    for name, value in settings.items():
+        if not value > 0:
+            raise ConfigurationError(f"{name} must be greater than 0, not {value!r}")
 
 
 def _check_texts(public_url: str | None, via: str | None) -> None:

@@ -64,14 +64,7 @@ _NOT_FOR_CALLERS = _HOP_BY_HOP | frozenset(
         # The ASGI server writes its own; two of them would contradict each other.
         b"date",
         b"server",
-        # These speak for a whole origin, and the caller's origin is the host app, not AssemblyAI. Who may read answers
-        # from a browser is the host's to say, too.
-        b"access-control-allow-credentials",
-        b"access-control-allow-headers",
-        b"access-control-allow-methods",
-        b"access-control-allow-origin",
-        b"access-control-expose-headers",
-        b"access-control-max-age",
+        # These speak for a whole origin, and the caller's origin is the host app, not AssemblyAI.
         b"alt-svc",
         b"clear-site-data",
         b"nel",
@@ -152,7 +145,8 @@ def downstream_fields(status: int, headers: Headers) -> Headers:
     dropped = _NOT_FOR_CALLERS | named if named else _NOT_FOR_CALLERS
     if status == 204:  # it has no body, and some servers would wait for one (RFC 9110, section 8.6)
         dropped |= {b"content-length"}
-    return [field for field in lowered if field[0] not in dropped]
+    # Who may read answers from a browser is the host's to say.
+    return [field for field in lowered if field[0] not in dropped and not field[0].startswith(b"access-control-")]
 
 
 def _connection_named(headers: Headers) -> frozenset[bytes]:

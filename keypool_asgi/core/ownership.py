@@ -77,8 +77,9 @@ class ResourceRules:
 def named_values(body: bytes, fields: Iterable[str]) -> list[tuple[str, str]]:
     """Return the texts of a JSON object's members of these names, as pairs of name and text.
 
-    Servers differ in which of two equal members they take, in whether case counts, and in which objects within the
-    object they look at. A request must not be checked by one reading and served by another, so every member counts.
+    Servers differ in which of two equal members they take, in whether case counts, in which objects within the object
+    they look at, and in whether a list will do. A request must not be checked by one reading and served by another, so
+    every such member counts.
 
     Raises:
         BadRequest: the body is not a JSON object in UTF-8.
@@ -97,9 +98,10 @@ def _collected(body: bytes, wanted: frozenset[str]) -> list[tuple[str, str]]:
 
     def collect(members: list[tuple[str, Any]]) -> object:
         for name, value in members:
-            folded = name.casefold()
-            if folded in wanted and isinstance(value, str):
-                found.append((folded, value))
+            folded = _folded(name)
+            if folded in wanted:
+                texts = value if isinstance(value, list) else [value]
+                found.extend((folded, text) for text in texts if isinstance(text, str))
         return _OBJECT  # instead of a tree
 
     try:
@@ -109,6 +111,11 @@ def _collected(body: bytes, wanted: frozenset[str]) -> list[tuple[str, str]]:
     if whole is not _OBJECT:
         raise BadRequest("The request body is not a JSON object.")
     return found
+
+
+def _folded(name: str) -> str:
+    """A member's name as the most lenient parser compares it: without case, and i without regard to its dot."""
+    return name.casefold().replace("\u0131", "i").replace("i\u0307", "i")
 
 
 _OBJECT = object()
@@ -128,7 +135,9 @@ def owner_project(owners: Iterable[Resource]) -> str | None:
 
 def decoded_json(headers: Headers, body: bytes) -> dict[str, Any] | None:
     """Return the JSON object of an answer, or None when it is not one that can be read."""
-    encoding = next((value.strip().lower() for name, value in headers if name == b"content-encoding"), b"identity")
+    encoding = next(
+        (value.strip().lower() for name, value in headers if name.lower() == b"content-encoding"), b"identity"
+    )
     try:
         if encoding in (b"gzip", b"deflate"):
             body = zlib.decompressobj(wbits=47 if encoding == b"gzip" else 15).decompress(body, _MAX_DECODED_BYTES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from .headers import Framing, forwarded_query, upstream_fields
 from .keys import UpstreamKey
 from .messages import Headers, Origin, RequestHead
@@ -11,6 +13,9 @@ __all__ = ["upstream_request"]
 
 # A shorter token would be found by chance in nearly every field.
 _SHORTEST_SEARCHED = 8
+
+# The coding, unless its weight is zero (RFC 9110, section 12.5.3).
+_TAKES_GZIP = re.compile(rb"(?<![a-z-])gzip(?![a-z-])(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))")
 
 _WRITTEN_HERE = frozenset({b"accept-encoding"})
 
@@ -70,8 +75,7 @@ def _encodings(headers: Headers, operation: Operation) -> bytes:
     if operation.creates:
         return b"identity"
     offered = b",".join([value for name, value in headers if name == b"accept-encoding"]).lower()
-    refused = b"gzip;q=0" in offered.replace(b" ", b"")
-    return b"gzip" if b"gzip" in offered and not refused else b"identity"
+    return b"gzip" if _TAKES_GZIP.search(offered) else b"identity"
 
 
 def _own_fields(method: str, operation: Operation, framing: Framing, fields: Headers, via: bytes | None) -> Headers:

@@ -111,6 +111,8 @@ def test_another_url_is_just_a_url(gateway: Gateway) -> None:
         '{{"audio_url": "https://example.com/a.mp3", "audio_url": "{url}"}}',
         '{{"audio_url": "{url}", "audio_url": "https://example.com/a.mp3"}}',
         '{{"audio\\u005furl": "{url}"}}',
+        '{{"audio_url": ["{url}"]}}',
+        '{{"aud\u0131o_url": "{url}"}}',
     ],
 )
 def test_a_member_that_stands_twice_or_escaped_is_checked(gateway: Gateway, body: str) -> None:

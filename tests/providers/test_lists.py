@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -145,6 +146,21 @@ def test_items_that_could_not_be_asked_about_stay_in_the_list() -> None:
         assert [item["id"] for item in listed["transcripts"]] == [f"t{n}" for n in range(1999, 1799, -1)]
         assert [item["status"] for item in listed["transcripts"]] == ["completed"] + ["processing"] * 199
         assert listed["page_details"]["prev_url"]
+        await script.app.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["content-encoding", "Content-Encoding"])
+def test_a_list_that_is_compressed_unasked_is_read_all_the_same(name: str) -> None:
+    async def main() -> None:
+        body = gzip.compress(json.dumps({"agents": [{"id": "own"}, THEIRS]}).encode())
+        script = Script(lambda _: answer(200, body, (name, "gzip")))
+        resources = MemoryResources()
+        await resources.record(Resource(Ref("agent", "own"), "team-a", "project-k1", 1.0))
+        script.pool(resources=resources)
+        caller = await script.ask("GET", "/v1/agents")
+        assert (caller.status, caller.json) == (200, {"agents": [{"id": "own"}]})
         await script.app.aclose()
 
     run(main())

@@ -82,7 +82,7 @@ def test_an_upload_is_never_repeated_with_a_hole() -> None:
         assert dict(caller.headers)[b"retry-after"] == b"1", "the other key is free"
         await app.aclose()
 
-    run(main())
+    run(main(), within=10)
 
 
 def test_an_upload_that_stays_small_is_repeated_whole() -> None:
@@ -249,8 +249,8 @@ def test_upstream_does_not_say_who_may_read_answers_in_a_browser() -> None:
         (b"gzip;q=0, *", "identity"),
         (b"gzip; q=0", "identity"),
         (b"gzip, deflate, br", "gzip, deflate"),
-        (b"GZIP", "gzip, deflate"),
-        (b"gzip;q=0.5", "gzip, deflate"),
+        (b"GZIP", "gzip"),
+        (b"gzip;q=0.5", "gzip, identity"),
     ],
 )
 def test_upstream_compresses_only_with_what_we_read(offered: bytes | None, sent: str) -> None:
@@ -305,7 +305,7 @@ def test_a_wrong_setting_is_named(name: str, value: Any) -> None:
     settings = {"keys": keys_of("k1"), "teams": {TOKEN: Team("team-a")}, name: value}
     if name in ("keys_ttl_seconds", "teams_ttl_seconds", "unknown_teams_ttl_seconds"):
         settings["teams"], settings["keys"] = (lambda _: None), (lambda: keys_of("k1"))
-    with pytest.raises(ConfigurationError, match=name.removeprefix("unknown_")):
+    with pytest.raises(ConfigurationError, match=rf"\b{name}\b"):
         KeyPool(**settings)
 
 
@@ -313,9 +313,9 @@ def test_a_wrong_setting_is_named(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [OSError("disk"), RuntimeError("bug"), ConnectionResetError(), KeyError("k"), TimeoutError()]
+    "error", [OSError("disk"), RuntimeError("the pool was closed"), ConnectionResetError(), TimeoutError()], ids=repr
 )
-@pytest.mark.parametrize("body", [None, b"x" * 100])
+@pytest.mark.parametrize("body", [None, b"x" * 100], ids=["get", "post"])
 def test_whatever_a_transport_raises_is_a_502(error: Exception, body: bytes | None) -> None:
     async def main() -> None:
         script = Script(lambda _: error)
@@ -331,7 +331,7 @@ def test_whatever_a_transport_raises_is_a_502(error: Exception, body: bytes | No
     run(main())
 
 
-@pytest.mark.parametrize("error", [OSError("disk"), RuntimeError("bug")])
+@pytest.mark.parametrize("error", [OSError("disk"), RuntimeError("the pool was closed")], ids=repr)
 def test_whatever_it_raises_later_breaks_the_answer_off(error: Exception) -> None:
     class Body(httpx.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:

@@ -86,7 +86,7 @@ def _seconds(value: str, now: float) -> float | None:
         return float(value)
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if date.tzinfo is None:  # "-0000" means UTC of an unknown place (RFC 5322, section 3.3)
         date = date.replace(tzinfo=UTC)

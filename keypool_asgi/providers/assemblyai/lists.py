@@ -123,7 +123,7 @@ def filter_lists(found: Sequence[dict[str, Any]], ids: frozenset[str]) -> bytes:
     for one in found:
         for name, value in one.items():
             if isinstance(value, list):
-                own = [item for item in value if isinstance(item, dict) and item.get("id") in ids]
+                own = [item for item in value if isinstance(item, dict) and str(item.get("id")) in ids]
                 merged.setdefault(name, []).extend(own)
     return json.dumps(merged).encode()
 

@@ -69,7 +69,7 @@ def says_gone(status: int, body: bytes) -> bool:
         return status == 404
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     text = found.get("error") if isinstance(found, dict) else None
     return isinstance(text, str) and text.lower().startswith(_LOOKUP_ERROR)

@@ -23,8 +23,9 @@ __all__ = ["HttpxClient"]
 _DEFAULT_TIMEOUTS = Timeouts()
 
 _CONNECT_ERRORS: Final = (httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ConnectError, httpx.ProxyError)
-# What a transport may raise of a request's failure; anything else is a bug in it, and stays visible as one.
-_TRANSPORT_ERRORS: Final = (httpx.HTTPError, httpx.StreamError, OSError)
+# What a transport may raise of a request's failure (a closed one raises RuntimeErrors); anything else is a bug in it,
+# and stays visible as one.
+_TRANSPORT_ERRORS: Final = (httpx.HTTPError, httpx.StreamError, OSError, RuntimeError)
 _CLOSED: Final = re.compile("closed|disconnected")
 
 
