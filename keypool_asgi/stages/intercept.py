@@ -132,10 +132,13 @@ class Intercept:
             if watch.status is None:
                 await self._refuse_broken(exchange, scope, watch)
         finally:
-            record = _record(exchange, watch, started, time.monotonic() - began)
-            logger.debug("%s", record)
-            if self.on_exchange is not None:
-                await _tell(self.on_exchange, record)
+            if self.on_exchange is not None or logger.isEnabledFor(logging.DEBUG):
+                await self._report(_record(exchange, watch, started, time.monotonic() - began))
+
+    async def _report(self, record: ExchangeRecord) -> None:
+        logger.debug("%s", record)
+        if self.on_exchange is not None:
+            await _tell(self.on_exchange, record)
 
     async def _refuse_broken(self, exchange: Exchange, scope: Scope, watch: Watch) -> None:
         """Answer instead of upstream, whose answer broke off while a stage was still holding it."""

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["assemblyai_simulator"]
 
+# The contract suites assert in a module of ours; without this, a user's failing test would not say what was compared.
+pytest.register_assert_rewrite("keypool_asgi.testing.contracts", "keypool_asgi.testing.resource_contract")
+
 
 @pytest.fixture
 def assemblyai_simulator() -> Iterator[Simulator]:
