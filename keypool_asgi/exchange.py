@@ -85,8 +85,8 @@ class Exchange:
         attempt: the try that is going on. Set by the key selector, anew for each.
         project: the project that owns what the request names; its keys alone can serve. None: any. Set by ownership.
         refused: code of our own refusal, when there was one.
-        reached_upstream: whether upstream was asked for the team; what was not costs it nothing. Set by the key selector,
-            and by stages that ask themselves.
+        reached_upstream: whether upstream was asked for the team; what was not costs it nothing. Set by the key
+            selector, and by stages that ask themselves.
     """
 
     request_id: str
