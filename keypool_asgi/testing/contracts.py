@@ -16,14 +16,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from inspect import isawaitable
-from typing import Any
-from unittest import SkipTest
 
 from keypool_asgi.core.limits import Charge, Denial, Limit
 from keypool_asgi.core.teams import Team
 from keypool_asgi.ports import QuotaStore, TeamDirectory
 
 from .resource_contract import ResourceStoreContract
+from .store_contract import StoreContract
 
 __all__ = ["QuotaStoreContract", "ResourceStoreContract", "TeamDirectoryContract"]
 
@@ -32,7 +31,7 @@ PER_DAY = Limit("requests", 3, per="day")
 AT_ONCE = Limit("concurrency", 2)
 
 
-class QuotaStoreContract:
+class QuotaStoreContract(StoreContract):
     """The behaviour of a ``QuotaStore``. Subclasses give ``make_store``, and the rest where they can.
 
     Attributes:
@@ -40,30 +39,6 @@ class QuotaStoreContract:
     """
 
     permit_ttl_seconds: float = 120
-
-    def make_store(self) -> QuotaStore | Awaitable[QuotaStore]:
-        """Return a new store that holds nothing."""
-        raise NotImplementedError
-
-    async def close_store(self, store: QuotaStore) -> None:
-        """Give back what ``make_store`` opened."""
-
-    def advance(self, seconds: float) -> None:
-        """Move the store's clock on. Tests about time are skipped where this is not overridden."""
-        raise SkipTest(f"this store's clock cannot be moved by {seconds} s")
-
-    def run_with_store(self, scenario: Callable[[Any], Awaitable[None]]) -> None:
-        """Run a scenario against a new store."""
-
-        async def run() -> None:
-            made = self.make_store()
-            store = await made if isawaitable(made) else made
-            try:
-                await scenario(store)
-            finally:
-                await self.close_store(store)
-
-        asyncio.run(run())
 
     def test_holds_up_to_the_limit(self) -> None:
         """The amount fits, one more is denied."""

@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from inspect import isawaitable
-from typing import Any
-from unittest import SkipTest
 
 from keypool_asgi.core.resources import CURSOR_SECONDS, RETENTION_SECONDS, Page, Ref, Resource
 from keypool_asgi.ports import ResourceStore
 
 from .resource_model import ModelResources, story
+from .store_contract import StoreContract
 
 __all__ = ["ResourceStoreContract"]
 
@@ -34,7 +32,7 @@ def ids(page: Sequence[Resource]) -> str:
     return " ".join(one.ref.id for one in page)
 
 
-class ResourceStoreContract:
+class ResourceStoreContract(StoreContract):
     """The behaviour of a ``ResourceStore``. Subclasses give ``make_store``, and the rest where they can.
 
     Attributes:
@@ -46,30 +44,6 @@ class ResourceStoreContract:
     retention: Mapping[str, float] = RETENTION_SECONDS
     cursor_seconds: float = CURSOR_SECONDS
     stories: int = 10
-
-    def make_store(self) -> ResourceStore | Awaitable[ResourceStore]:
-        """Return a new store that knows nothing."""
-        raise NotImplementedError
-
-    async def close_store(self, store: ResourceStore) -> None:
-        """Give back what ``make_store`` opened."""
-
-    def advance(self, seconds: float) -> None:
-        """Move the store's clock on. Tests about time are skipped where this is not overridden."""
-        raise SkipTest(f"this store's clock cannot be moved by {seconds} s")
-
-    def run_with_store(self, scenario: Callable[[Any], Awaitable[None]]) -> None:
-        """Run a scenario against a new store."""
-
-        async def run() -> None:
-            made = self.make_store()
-            store = await made if isawaitable(made) else made
-            try:
-                await scenario(store)
-            finally:
-                await self.close_store(store)
-
-        asyncio.run(run())
 
     def tell(self, chance: random.Random, *, steps: int, moving: bool) -> None:
         """Tell the store and a naive model one random story, and compare every answer."""
