@@ -51,6 +51,10 @@ class Settings:
     keep_messages: int = 1000
 
 
+# A connection that was accepted a moment ago is made by the loop in its next steps; only then can it be cut.
+_STEPS_TO_ACCEPT = 5
+
+
 class Gate:
     """Where stalled exchanges wait. May be opened from any thread; those that come later wait for the next time."""
 
@@ -111,6 +115,8 @@ class Server:
         """Stop listening and cut every connection."""
         if self._listener is not None:
             self._listener.close()
+        for _ in range(_STEPS_TO_ACCEPT):
+            await asyncio.sleep(0)
         tasks = list(self._connections)
         for task in tasks:
             task.cancel()
