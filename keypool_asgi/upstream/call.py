@@ -22,7 +22,7 @@ from keypool_asgi.core.messages import RequestHead, ResponseHead
 from keypool_asgi.errors import ConnectFailed, ConnectionBroken, ProtocolViolation, UpstreamError, UpstreamTimeout
 
 from .connection import Connection
-from .pool import Pool
+from .connections import Connections
 from .request import LAST_CHUNK, BodyMeter, EncodedRequest, LengthMismatchError, encode_chunk
 from .response import ResponseReader
 from .settings import HIGH_WATER, Timeouts
@@ -34,12 +34,13 @@ REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 
 class NativeCall:
-    """An ``UpstreamCall`` on a connection of a pool."""
+    """An ``UpstreamCall`` on one connection of a client."""
 
     __slots__ = (
         "_body",
         "_closed",
         "_conn",
+        "_connections",
         "_failure",
         "_finished",
         "_flush",
@@ -47,7 +48,6 @@ class NativeCall:
         "_method",
         "_patience",
         "_pieces",
-        "_pool",
         "_queued",
         "_reader",
         "_request",
@@ -60,7 +60,7 @@ class NativeCall:
 
     def __init__(
         self,
-        pool: Pool,
+        connections: Connections,
         conn: Connection,
         head: RequestHead,
         request: EncodedRequest,
@@ -68,7 +68,7 @@ class NativeCall:
         reader: ResponseReader,
         timeouts: Timeouts,
     ) -> None:
-        self._pool = pool
+        self._connections = connections
         self._key = conn.key
         self._method = head.method
         self._patience = head.patience
@@ -179,9 +179,9 @@ class NativeCall:
             self._flush.cancel()
         reader = self._reader
         if self._finished and reader.ended and reader.persistent and self._request.persistent:
-            self._pool.release(self._conn)
+            self._connections.release(self._conn)
         else:
-            self._pool.discard(self._conn)
+            self._connections.discard(self._conn)
         self._pieces = []
         if self._failure is None:
             self._failure = ConnectionBroken("the call was closed", sent=not self._unsent)
@@ -268,15 +268,15 @@ class NativeCall:
     async def _reopen(self) -> None:
         """Move to a new connection: nothing of the request has been sent, or it may be sent once more."""
         failure, self._failure = self._failure, None
-        self._pool.discard(self._conn)
+        self._connections.discard(self._conn)
         try:
-            conn = await self._pool.acquire_new(self._key)
+            conn = await self._connections.acquire_new(self._key)
         except BaseException as exc:
             self._failure = exc if isinstance(exc, ConnectFailed) else failure
             _wake(self._waiter)
             raise
         if self._closed:
-            self._pool.discard(conn)
+            self._connections.discard(conn)
             raise ConnectionBroken("the call was closed", sent=False)
         self._attach(conn)
 

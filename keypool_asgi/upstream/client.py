@@ -8,8 +8,8 @@ from keypool_asgi.core.messages import RequestHead
 from keypool_asgi.errors import ConfigurationError
 
 from .call import NativeCall
+from .connections import Connections
 from .parsers import ParserFactory, ParserName, load_parser
-from .pool import Pool
 from .request import encode_request
 from .response import ResponseReader
 from .settings import MAX_HEAD_BYTES, Timeouts
@@ -20,7 +20,7 @@ _DEFAULT_TIMEOUTS = Timeouts()
 
 
 class NativeClient:
-    """An ``UpstreamClient`` with a pool of connections by origin.
+    """An ``UpstreamClient`` with connections by origin that are used again.
 
     It belongs to the event loop that it runs on; on another loop it starts without connections. After ``aclose`` it
     may be used again. Proxies of the environment are not used.
@@ -53,7 +53,7 @@ class NativeClient:
         self._max_head = max_head_bytes
         self._parser_name = parser
         self._new_parser: ParserFactory | None = None
-        self._pool = Pool(timeouts=timeouts, max_connections=max_connections, ssl_context=ssl_context)
+        self._connections = Connections(timeouts=timeouts, max_connections=max_connections, ssl_context=ssl_context)
 
     async def open(self, head: RequestHead) -> NativeCall:
         """Have a connection ready and the request's head on its way.
@@ -67,13 +67,13 @@ class NativeClient:
             self._new_parser = load_parser(self._parser_name)
         origin = head.origin
         key = (origin.scheme, origin.host, origin.port)
-        pool = self._pool
-        conn = pool.take_idle(key)
+        connections = self._connections
+        conn = connections.take_idle(key)
         if conn is None:
-            conn = await pool.acquire_new(key, reuse=True)
+            conn = await connections.acquire_new(key, reuse=True)
         reader = ResponseReader(head.method, self._new_parser, self._max_head)
-        return NativeCall(pool, conn, head, request, reader=reader, timeouts=self._timeouts)
+        return NativeCall(connections, conn, head, request, reader=reader, timeouts=self._timeouts)
 
     async def aclose(self) -> None:
         """Close every idle connection and cut every open call."""
-        await self._pool.aclose()
+        await self._connections.aclose()

@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
         self._poll: Callable[[], bool] | None = None
         self._ready: asyncio.Future[None] | None = None
 
-    # What calls and the pool use
+    # What calls and the client use
 
     async def handshake(self) -> None:
         """Wait until TLS is established.
@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
         self._end(clean=self._tls is None or self._tls.closed)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Save what has arrived, tell the exchange, and leave the pool."""
+        """Save what has arrived, tell the exchange, and leave the client."""
         self.gone = True
         if exc is not None and self.exchange is not None:
             self._rescue()

@@ -21,7 +21,7 @@ from .dial import connect_socket
 from .settings import Timeouts
 from .tls import TlsSession, default_context
 
-__all__ = ["Pool"]
+__all__ = ["Connections"]
 
 _Grant = Connection | None
 """What a waiter gets: a connection to use, or None for the right to make one."""
@@ -50,7 +50,7 @@ class _Bucket:
             self.count -= 1
 
 
-class Pool:
+class Connections:
     """The connections of one client. Bound to the running event loop: on another one it starts empty."""
 
     def __init__(

@@ -87,7 +87,7 @@ def test_an_expired_connection_is_not_used_although_nobody_swept() -> None:
         async with serve(numbered) as peer:
             client = NativeClient()
             await fetch(client, peer.origin)
-            client._pool._buckets[("http", "127.0.0.1", peer.origin.port)].idle[0].idle_since -= 100
+            client._connections._buckets[("http", "127.0.0.1", peer.origin.port)].idle[0].idle_since -= 100
             assert (await fetch(client, peer.origin))[1] == b"2"
             await client.aclose()
 
@@ -122,7 +122,7 @@ def test_a_connection_that_upstream_closed_carries_no_post(loop: str, seen: bool
         async with serve(handler) as peer:
             client = NativeClient()
             await fetch(client, peer.origin)
-            conn = client._pool._buckets[("http", "127.0.0.1", peer.origin.port)].idle[0]
+            conn = client._connections._buckets[("http", "127.0.0.1", peer.origin.port)].idle[0]
             if not seen:
                 conn._transport.pause_reading()
             go.set()
@@ -236,7 +236,7 @@ def test_cancelled_at_any_step_no_slot_is_lost(steps: int) -> None:
             assert (await third).isdigit()
             await asyncio.gather(first, second, return_exceptions=True)
             assert (await exchange()).isdigit()
-            bucket = client._pool._buckets[("http", "127.0.0.1", peer.origin.port)]
+            bucket = client._connections._buckets[("http", "127.0.0.1", peer.origin.port)]
             assert (bucket.count, len(bucket.waiters), len(bucket.idle)) == (1, 0, 1)
             await client.aclose()
             assert (bucket.count, len(bucket.idle)) == (0, 0)
