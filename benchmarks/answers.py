@@ -13,4 +13,4 @@ _START = f'{{"id":"{TRANSCRIPT_ID}","status":"completed","language_code":"en_us"
 _END = '","confidence":0.93,"audio_duration":12}'
 
 SMALL_ANSWER = (_START + "x" * (307 - len(_START) - len(_END)) + _END).encode("ascii")
-"""A transcript in 307 bytes, the size of facts/performance.md. It also answers a submission."""
+"""A transcript in 307 bytes, a common size of one that is still being made. It also answers a submission."""

@@ -1,4 +1,4 @@
-"""AssemblyAI's resources: how they are named, and what its answers say of them (facts on projects and ids)."""
+"""AssemblyAI's resources: how they are named, and what its answers say of them."""
 
 from __future__ import annotations
 
