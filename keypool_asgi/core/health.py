@@ -1,8 +1,8 @@
 """Health of the keys and of what they belong to, as a state machine over frozen values. Pure.
 
 Health is kept per *subject*: a key, a project or an account, at one AssemblyAI service. Services have limits of
-their own (documented: REST 20,000 per 5 minutes, LLM gateway 30 per minute and model), so an account that the LLM gateway
-throttles goes on transcribing. A key can serve when its key, its project and its account all can.
+their own (documented: REST 20,000 per 5 minutes, LLM gateway 30 per minute and model), so an account that the LLM
+gateway throttles goes on transcribing. A key can serve when its key, its project and its account all can.
 
 Rules
 -----
