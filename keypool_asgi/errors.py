@@ -9,7 +9,8 @@
     ├── UpstreamError             what the upstream connection reports; the forwarder turns it into UpstreamFailed
     │   ├── ConnectFailed         the request never left: no connection could be made
     │   ├── UpstreamTimeout       connected, but upstream was too slow
-    │   ├── ProtocolViolation     upstream did not speak HTTP/1.1
+    │   ├── ProtocolViolation     upstream did not speak HTTP/1.1, or not WebSocket
+    │   ├── UpgradeRefused        upstream answered a WebSocket upgrade with an ordinary response
     │   └── ConnectionBroken      upstream closed the connection too early
     └── Refusal                   an answer of ours to the caller; one row of ``ERROR_TABLE`` each
         ├── BadRequest            400
@@ -55,6 +56,7 @@ __all__ = [
     "Refusal",
     "StoreUnavailable",
     "Unauthorized",
+    "UpgradeRefused",
     "UpstreamError",
     "UpstreamFailed",
     "UpstreamTimeout",
@@ -103,7 +105,23 @@ class UpstreamTimeout(UpstreamError):
 
 
 class ProtocolViolation(UpstreamError):
-    """Upstream sent something that is not a valid HTTP/1.1 response (RFC 9112)."""
+    """Upstream sent something that is not a valid HTTP/1.1 response (RFC 9112), or WebSocket (RFC 6455)."""
+
+
+class UpgradeRefused(UpstreamError):
+    """Upstream answered a WebSocket upgrade with an ordinary response (RFC 6455, section 4.1).
+
+    Attributes:
+        status: HTTP status.
+        headers: its header fields.
+        body: the beginning of its body.
+    """
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        super().__init__(f"the upgrade was answered with HTTP {status}", sent=True)
+        self.status = status
+        self.headers = headers
+        self.body = body
 
 
 class ConnectionBroken(UpstreamError):

@@ -6,6 +6,7 @@ missing from the composition.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, overload
 
@@ -13,6 +14,7 @@ from .asgi import Scope
 from .core.headers import Framing
 from .core.keys import Secret, UpstreamKey
 from .core.operations import Operation
+from .core.sessions import Close, SessionMeter
 from .core.teams import Team
 from .errors import MissingStage, UpstreamError
 
@@ -84,6 +86,9 @@ class Exchange:
         token: what it presented. Written by auth.
         attempt: the try that is going on. Set by the key selector, anew for each.
         project: the project that owns what the request names; its keys alone can serve. None: any. Set by ownership.
+        session: what a WebSocket session has used so far. Set by the relay when upstream has upgraded.
+        stopped: how the session shall end, once that was asked for.
+        on_stop: what the relay does when it is asked for.
         refused: code of our own refusal, when there was one.
         reached_upstream: whether upstream was asked for the team; what was not costs it nothing. Set by the key
             selector, and by stages that ask themselves.
@@ -96,6 +101,9 @@ class Exchange:
     framing: Framing
     own_base: str
     project: str | None = field(default=None, init=False)
+    session: SessionMeter | None = field(default=None, init=False)
+    stopped: Close | None = field(default=None, init=False)
+    on_stop: Callable[[Close], None] | None = field(default=None, init=False)
     refused: str | None = field(default=None, init=False)
     reached_upstream: bool = field(default=False, init=False)
     attempts: list[Attempt] = field(default_factory=list, init=False)
@@ -108,6 +116,17 @@ class Exchange:
         """Id of the team, or None while nobody is authenticated."""
         team: Team | None = self.__dict__.get("_team")
         return team.id if team else None
+
+    def stop(self, close: Close) -> None:
+        """Ask for the end of a WebSocket session, in order: its quota has run out, or the process is draining.
+
+        The relay ends it upstream, passes the closing figures on, and closes the caller's side with ``close``. Only
+        the first call counts. HTTP exchanges are short and take no notice.
+        """
+        if self.stopped is None:
+            self.stopped = close
+            if self.on_stop is not None:
+                self.on_stop(close)
 
     @property
     def attempt(self) -> Attempt:

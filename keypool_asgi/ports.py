@@ -10,6 +10,7 @@ from keypool_asgi.core.limits import Charge, Denial
 from keypool_asgi.core.messages import RequestHead, ResponseHead
 from keypool_asgi.core.resources import Page, Ref, Resource
 from keypool_asgi.core.selection import Need
+from keypool_asgi.core.sessions import Close
 from keypool_asgi.core.teams import Team
 from keypool_asgi.core.verdicts import Verdict
 
@@ -22,6 +23,8 @@ __all__ = [
     "TeamDirectory",
     "UpstreamCall",
     "UpstreamClient",
+    "UpstreamSocket",
+    "UpstreamSockets",
 ]
 
 
@@ -66,6 +69,9 @@ class LeasingPool(Protocol):
 
     async def give_back(self, lease: Lease, verdict: Verdict) -> None:
         """Take a key back. Repeating it changes nothing."""
+
+    def judge(self, lease: Lease, verdict: Verdict) -> None:
+        """Say what an attempt tells about its key before it comes back: a session proves it hours before it ends."""
 
     def projects(self) -> Sequence[str]:
         """The projects of the keys that are listed now, each once, in the order of the list."""
@@ -168,3 +174,52 @@ class UpstreamClient(Protocol):
 
     async def aclose(self) -> None:
         """Close every idle connection and cut every open call."""
+
+
+class UpstreamSocket(Protocol):
+    """One WebSocket connection to upstream, open. Whole messages only; pings and pongs are its own affair.
+
+    One task may send while another receives.
+    """
+
+    async def send(self, message: str | bytes) -> None:
+        """Send one message, text or binary; returns when upstream's side has room for more.
+
+        Raises:
+            UpstreamError: the connection is closed or broken, or took nothing within the write timeout.
+        """
+
+    async def receive(self) -> str | bytes | Close:
+        """Return the next message, or how the connection has ended; from then on always that.
+
+        Never raises: a connection that broke, was silent to pings or violated RFC 6455 ends with ``Close(1006, ...)``,
+        whose reason says which; a message over the limit with ``Close(1009, ...)``.
+        """
+
+    async def close(self, close: Close) -> None:
+        """Send a close frame and wait, for a bounded time, for the peer's; then end the connection. Idempotent.
+
+        A code that must not be on the wire (1005, 1006, 1015) sends a close frame without one.
+        """
+
+    def abort(self) -> None:
+        """End the connection at once, without a close frame. Idempotent."""
+
+
+class UpstreamSockets(Protocol):
+    """Opens WebSocket connections to upstream."""
+
+    async def open(self, head: RequestHead) -> UpstreamSocket:
+        """Connect and upgrade, within ``head.patience`` seconds.
+
+        Args:
+            head: a GET; the fields of the handshake itself (RFC 6455, section 4.1) are added here.
+
+        Raises:
+            ConnectFailed: no connection could be made; nothing of the request left.
+            UpgradeRefused: upstream answered with an ordinary response.
+            UpstreamError: it broke the protocol or was too slow.
+        """
+
+    async def aclose(self) -> None:
+        """Cut every open connection."""
