@@ -108,27 +108,15 @@ def own_base(scope: Scope, mount: str) -> str:
     return f"{scheme}://{host}{mount}"
 
 
-async def send_refusal(scope: Scope, receive: Receive, send: Send, refusal: Refusal, request_id: str) -> None:
-    """Answer an ``http`` or ``websocket`` scope with a refusal."""
+async def send_refusal(scope: Scope, send: Send, refusal: Refusal, request_id: str) -> None:
+    """Answer an ``http`` or ``websocket`` scope with a refusal.
+
+    A WebSocket's as a denial response; ``SocketWatch``, at the border, shows it in the form that the caller can see.
+    """
     status, headers, body = render(refusal, request_id)
-    if scope["type"] == "websocket":
-        await _deny_socket(scope, receive, send, (status, headers, body))
-        return
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _deny_socket(
-    scope: Scope, receive: Receive, send: Send, answer: tuple[int, list[tuple[bytes, bytes]], bytes]
-) -> None:
-    """Refuse an upgrade with a status where the server can, else with the empty 403 that ASGI has for it."""
-    status, headers, body = answer
-    await receive()  # websocket.connect
-    if "websocket.http.response" in (scope.get("extensions") or {}):
-        await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-        await send({"type": "websocket.http.response.body", "body": body})
-    else:
-        await send({"type": "websocket.close"})
+    kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
+    await send({"type": f"{kind}.start", "status": status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": body})
 
 
 async def discard_body(receive: Receive, limit: int) -> None:

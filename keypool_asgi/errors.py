@@ -211,6 +211,8 @@ class UpstreamFailed(Refusal):
             return cls("AssemblyAI could not be reached. Try again later.")
         if isinstance(error, UpstreamTimeout):
             return cls("AssemblyAI did not answer in time.")
+        if isinstance(error, UpgradeRefused):
+            return cls(f"AssemblyAI answered the WebSocket upgrade with HTTP {error.status}.")
         return cls("AssemblyAI broke off the connection, or its answer was not valid HTTP.")
 
 

@@ -16,6 +16,7 @@ from .core.keys import Secret, UpstreamKey
 from .core.operations import Operation
 from .core.sessions import Close, SessionMeter
 from .core.teams import Team
+from .core.verdicts import Verdict
 from .errors import MissingStage, UpstreamError
 
 __all__ = ["SCOPE_KEY", "Attempt", "Exchange", "exchange_of"]
@@ -58,6 +59,10 @@ class Slot(Generic[T]):
         instance.__dict__[self.place] = value
 
 
+def _no_judge(verdict: Verdict) -> None:
+    """Stand for a key selector that needs no word before the attempt is over."""
+
+
 @dataclass(slots=True)
 class Attempt:
     """One try at serving an exchange, on one key.
@@ -65,13 +70,15 @@ class Attempt:
     Attributes:
         key: the key that is leased for it.
         failure: how the upstream connection failed, or None.
+        judge: tells the pool what a WebSocket session says about the key while it goes on.
     """
 
     key: UpstreamKey
     failure: UpstreamError | None = None
+    judge: Callable[[Verdict], None] = _no_judge
 
 
-@dataclass
+@dataclass(eq=False)
 class Exchange:
     """One HTTP request and its response, or one WebSocket session.
 
@@ -86,6 +93,9 @@ class Exchange:
         token: what it presented. Written by auth.
         attempt: the try that is going on. Set by the key selector, anew for each.
         project: the project that owns what the request names; its keys alone can serve. None: any. Set by ownership.
+        temporary: whether a temporary token was presented, which opens sockets only. Set by auth.
+        max_session_seconds: how long a session may last by its temporary token. Set by auth.
+        opens_by: loop time by which a WebSocket session must be served. Set by the key selector.
         session: what a WebSocket session has used so far. Set by the relay when upstream has upgraded.
         stopped: how the session shall end, once that was asked for.
         on_stop: what the relay does when it is asked for.
@@ -101,6 +111,9 @@ class Exchange:
     framing: Framing
     own_base: str
     project: str | None = field(default=None, init=False)
+    temporary: bool = field(default=False, init=False)
+    max_session_seconds: float | None = field(default=None, init=False)
+    opens_by: float | None = field(default=None, init=False)
     session: SessionMeter | None = field(default=None, init=False)
     stopped: Close | None = field(default=None, init=False)
     on_stop: Callable[[Close], None] | None = field(default=None, init=False)

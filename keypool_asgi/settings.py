@@ -10,9 +10,10 @@ from keypool_asgi.core.health import HealthPolicy
 from keypool_asgi.core.keys import UpstreamKey
 from keypool_asgi.core.provider import OriginOverrides
 from keypool_asgi.core.selection import Select
+from keypool_asgi.core.sessions import SessionLimits
 from keypool_asgi.core.teams import Team
 from keypool_asgi.ports import KeySource, QuotaStore, ResourceStore, TeamDirectory
-from keypool_asgi.stages.intercept import OnExchange
+from keypool_asgi.stages.intercept import OnExchange, SocketRefusals
 from keypool_asgi.stores.quotas import QuotaCallbacks
 from keypool_asgi.stores.resources import ResourceCallbacks
 from keypool_asgi.upstream import Timeouts
@@ -70,6 +71,12 @@ class Settings(TypedDict, total=False):
 
     timeouts: Timeouts
     """How long upstream connections may take, in seconds. With ``transport``, ``idle`` is the transport's affair."""
+
+    sessions: SessionLimits
+    """What WebSocket sessions may take, in seconds and bytes."""
+
+    socket_refusals: SocketRefusals
+    """How a refused WebSocket upgrade is shown: ``"auto"``, in the form that the caller can see."""
 
     ssl_context: ssl.SSLContext | None
     """TLS towards upstream. None: the system's trust. Not used with ``transport``."""

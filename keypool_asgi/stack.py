@@ -2,7 +2,7 @@
 
 ::
 
-    scope -> intercept -> gate -> auth -> quota -> ownership -> lists -> key selector -> forwarder -> AssemblyAI
+    scope -> intercept -> gate -> auth -> quota -> ownership -> lists -> key selector -> forwarder | relay -> AssemblyAI
                  |
                  └-> host app, for every path that is not the pool's
 """
@@ -15,12 +15,12 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send, send_refusal
+from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
 from keypool_asgi.core.health import HealthPolicy
 from keypool_asgi.core.provider import OriginOverrides
 from keypool_asgi.core.selection import Select
-from keypool_asgi.errors import ConfigurationError, NotFound, StoreUnavailable
-from keypool_asgi.exchange import exchange_of
+from keypool_asgi.core.sessions import SessionLimits
+from keypool_asgi.errors import ConfigurationError, MissingStage, StoreUnavailable
 from keypool_asgi.lifespan import Lifespan
 from keypool_asgi.ports import QuotaStore, ResourceStore, UpstreamClient
 from keypool_asgi.providers.assemblyai import ASSEMBLYAI
@@ -30,17 +30,19 @@ from keypool_asgi.stages.asking import Asker
 from keypool_asgi.stages.auth import Auth
 from keypool_asgi.stages.forwarder import Forwarder
 from keypool_asgi.stages.gate import Gate
-from keypool_asgi.stages.intercept import Intercept, OnExchange
+from keypool_asgi.stages.intercept import Intercept, OnExchange, SocketRefusals
 from keypool_asgi.stages.key_selector import KeySelector
 from keypool_asgi.stages.lists import Lists
 from keypool_asgi.stages.ownership import Ownership
 from keypool_asgi.stages.quota import Quota
+from keypool_asgi.stages.relay import Relay
 from keypool_asgi.stores.pool import Pool
 from keypool_asgi.stores.quotas import QuotaCallbacks, quota_store
 from keypool_asgi.stores.resources import MemoryResources, ResourceCallbacks, resource_store
 from keypool_asgi.stores.roster import KeySnapshot
 from keypool_asgi.stores.teams import team_directory
 from keypool_asgi.upstream import NativeClient, Timeouts
+from keypool_asgi.upstream.sockets import NativeSockets
 
 if TYPE_CHECKING:
     import httpx
@@ -74,6 +76,8 @@ class _Stack:
         health: HealthPolicy | None = None,
         select: Select | None = None,
         timeouts: Timeouts | None = None,
+        sessions: SessionLimits | None = None,
+        socket_refusals: SocketRefusals = "auto",
         ssl_context: ssl.SSLContext | None = None,
         max_connections: int | None = None,
         key_wait_seconds: float = 1.0,
@@ -110,7 +114,9 @@ class _Stack:
             ttl_seconds=keys_ttl_seconds,
             select=select,
         )
-        self._client = _client(transport, timeouts or Timeouts(), ssl_context, max_connections)
+        timeouts = timeouts or Timeouts()
+        self._client = _client(transport, timeouts, ssl_context, max_connections)
+        self._sockets = NativeSockets(timeouts=timeouts, limits=sessions or SessionLimits(), ssl_context=ssl_context)
         directory = team_directory(
             teams, pepper=pepper, ttl_seconds=teams_ttl_seconds, negative_ttl_seconds=unknown_teams_ttl_seconds
         )
@@ -119,7 +125,8 @@ class _Stack:
         shared = _is_shared(isolation)
         announced = via.encode("ascii") if via else None
         self._asker = Asker(pool=self._pool, client=self._client, provider=provider, via=announced)
-        app: ASGIApp = _no_sessions
+        self._relay = Relay(_nothing_here, sockets=self._sockets, provider=provider, limits=sessions, via=via)
+        app: ASGIApp = self._relay
         app = Forwarder(app, client=self._client, provider=provider, via=via, max_body_bytes=max_body_bytes)
         app = KeySelector(app, pool=self._pool, provider=provider, peek_bytes=peek_bytes, retries=retries)
         app = Lists(app, resources=self._resources, provider=provider, asker=self._asker, shared=shared)
@@ -141,6 +148,7 @@ class _Stack:
             public_url=public_url,
             max_body_bytes=max_body_bytes,
             discard_bytes=discard_bytes,
+            socket_refusals=_checked_form(socket_refusals),
             on_exchange=on_exchange,
         )
         self._drain_seconds = drain_seconds
@@ -190,6 +198,8 @@ class _Stack:
     async def aclose(self) -> None:
         """Close the upstream connections. For mounts: a host's lifespan does this where the server sends one."""
         await self._pool.aclose()
+        await self._relay.aclose()
+        await self._sockets.aclose()
         await self._client.aclose()
         if self._owned is not None:
             await self._owned.aclose()
@@ -241,10 +251,9 @@ class KeyPool(_Stack):
         super().__init__(None, keys=keys, teams=teams, **settings)
 
 
-async def _no_sessions(scope: Scope, receive: Receive, send: Send) -> None:
-    """Stand where the WebSocket relay will stand."""
-    refusal = NotFound("WebSocket sessions are not served here yet: open them at AssemblyAI with a temporary token.")
-    await send_refusal(scope, receive, send, refusal, exchange_of(scope).request_id)
+async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    """Stand behind the last stage, which passes nothing on."""
+    raise MissingStage(f"no stage serves a scope of type {scope['type']!r}")
 
 
 def _client(
@@ -291,6 +300,12 @@ def _check_texts(public_url: str | None, via: str | None) -> None:
         raise ConfigurationError(f"public_url must be an absolute http or https URL, not {public_url!r}")
     if via is not None and not re.fullmatch(r"[A-Za-z0-9._-]+", via):
         raise ConfigurationError(f"via must be a name of letters, digits, dots and dashes, not {via!r}")
+
+
+def _checked_form(form: SocketRefusals) -> SocketRefusals:
+    if form not in ("auto", "http", "in_band"):
+        raise ConfigurationError(f"socket_refusals must be 'auto', 'http' or 'in_band', not {form!r}")
+    return form
 
 
 def _checked_prefix(prefix: str) -> str:

@@ -5,14 +5,24 @@ Order and duplicates are kept; nothing passes through a dict.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from keypool_asgi.errors import BadRequest
+from keypool_asgi.errors import BadRequest, ConfigurationError
 
 from .messages import Headers
 
-__all__ = ["Framing", "downstream_fields", "forwarded_query", "framing_of", "upstream_fields"]
+__all__ = [
+    "Framing",
+    "checked_origins",
+    "comes_from",
+    "downstream_fields",
+    "forwarded_query",
+    "framing_of",
+    "upstream_fields",
+]
 
 _HOP_BY_HOP = frozenset(
     {
@@ -75,6 +85,11 @@ _NOT_FOR_CALLERS = _HOP_BY_HOP | frozenset(
 )
 
 _CREDENTIAL_PARAMETERS = frozenset({b"token", b"api_key", b"apikey"})
+
+# Scheme, host and port alone (RFC 6454, section 6.2); browser extensions and apps have schemes of their own.
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z")
+
+_DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,3 +184,30 @@ def _carries_credential(parameter: bytes, token: bytes) -> bool:
     return name in _CREDENTIAL_PARAMETERS or bool(
         token and (token in parameter or token in unquote_to_bytes(parameter))
     )
+
+
+def checked_origins(origins: Iterable[str]) -> frozenset[bytes]:
+    """Return a setting's origins as ``comes_from`` compares them.
+
+    Raises:
+        ConfigurationError: it is one text instead of a collection, or one of them is not a scheme, a host and perhaps
+            a port. ``null`` is none: every sandboxed page has it.
+    """
+    if isinstance(origins, str):
+        raise ConfigurationError("allowed_origins: must be a collection of origins, not one text")
+    origins = tuple(origins)
+    for origin in origins:
+        if not isinstance(origin, str) or not _ORIGIN.match(origin):
+            raise ConfigurationError(f"allowed_origins: {origin!r} is not an origin such as 'https://app.example.com'")
+    return frozenset(_folded_origin(origin.encode("ascii")) for origin in origins)
+
+
+def comes_from(headers: Headers, origins: frozenset[bytes]) -> bool:
+    """Whether a request comes from one of these origins, or names none: then it does not come from a web page."""
+    return all(_folded_origin(value) in origins for name, value in headers if name == b"origin")
+
+
+def _folded_origin(value: bytes) -> bytes:
+    """An origin without differences of case, and without a port that goes without saying."""
+    folded = value.strip(b" \t").lower()
+    return folded.removesuffix(_DEFAULT_PORTS.get(folded.partition(b":")[0], b""))

@@ -12,6 +12,7 @@ from .listing import ListRules
 from .messages import Headers, Origin
 from .operations import Operation, OperationTable
 from .ownership import ResourceRules
+from .sessions import SessionRules
 from .verdicts import Verdict
 
 __all__ = ["OriginOverrides", "Provider"]
@@ -35,6 +36,7 @@ class Provider:
         judge: what an answer says about the key that it was made with.
         resources: how its resources are named and described.
         lists: how its lists look.
+        sessions: service to how its WebSocket sessions begin and end.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Provider:
     judge: JudgeAnswer
     resources: ResourceRules
     lists: ListRules
+    sessions: Mapping[str, SessionRules]
 
     def with_origins(self, overrides: OriginOverrides | None) -> Provider:
         """Return this provider with some services elsewhere, such as on a simulator or a private gateway.

@@ -7,7 +7,7 @@ import re
 from .headers import Framing, forwarded_query, upstream_fields
 from .keys import UpstreamKey
 from .messages import Headers, Origin, RequestHead
-from .operations import Operation
+from .operations import SOCKET, Operation
 
 __all__ = ["upstream_request"]
 
@@ -18,6 +18,9 @@ _SHORTEST_SEARCHED = 8
 _TAKES_GZIP = re.compile(rb"(?<![a-z-])gzip(?![a-z-])(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))")
 
 _WRITTEN_HERE = frozenset({b"accept-encoding"})
+
+# An upgrade has no body, though some clients name its type; and its handshake is between neighbours (RFC 6455, 4.1).
+_NOT_IN_UPGRADES = (b"content-", b"sec-websocket-")
 
 
 def upstream_request(
@@ -37,9 +40,11 @@ def upstream_request(
 
     The target comes from the operations table, the host from the key's region, the credential from the key, and the
     length from the framing that was checked; of the caller's own fields those pass that the header policy lets through.
+    For a WebSocket session it is the upgrade request but for the fields of the handshake itself, which the connection
+    adds.
 
     Args:
-        method: the caller's method.
+        method: the caller's method; ``"GET"`` for a session.
         path: upstream path, rebuilt from the table.
         query: the caller's raw query string.
         headers: the caller's fields, names in lower case.
@@ -47,7 +52,7 @@ def upstream_request(
         framing: how the body is delimited.
         origin: the service's base.
         key: the key to present.
-        token: the caller's team token, which must not pass.
+        token: the token that the caller presented, team or temporary, which must not pass.
         via: what to announce ourselves as (RFC 9110, section 7.6.3), None for nothing.
     """
     secret_token = token.encode("latin-1") if len(token) >= _SHORTEST_SEARCHED else b""
@@ -56,9 +61,13 @@ def upstream_request(
     if kept_query:
         target += b"?" + kept_query
     fields = [(b"host", origin.authority), (b"authorization", _credential(operation, key))]
+    is_socket = operation.method == SOCKET
+    if is_socket:
+        headers = [field for field in headers if not field[0].startswith(_NOT_IN_UPGRADES)]
     fields += upstream_fields(headers, token=secret_token, replaced=_WRITTEN_HERE)
     fields += _own_fields(method, operation, framing, fields, via)
-    fields.append((b"accept-encoding", _encodings(headers, operation)))
+    if not is_socket:
+        fields.append((b"accept-encoding", _encodings(headers, operation)))
     return RequestHead(method.encode("ascii"), origin, target, fields, operation.patience)
 
 

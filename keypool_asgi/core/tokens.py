@@ -1,20 +1,54 @@
-"""Team tokens: finding the one that a caller presents, and the digests that stand for them at rest."""
+"""Team tokens: finding the one that a caller presents, and the digests that stand for them at rest.
+
+A request presents its token in a header field. A WebSocket upgrade may come from a browser, which can set none: there
+the token may also be a subprotocol, or, if it is a temporary one, the query parameter ``token``.
+"""
 
 from __future__ import annotations
 
 import hmac
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
+from typing import Literal
+from urllib.parse import unquote_to_bytes
 
 from keypool_asgi.errors import ConfigurationError
 
 from .keys import Secret
 
-__all__ = ["MAX_TOKEN_BYTES", "NoToken", "TokenDigester", "presented_token", "token_fault"]
+__all__ = [
+    "MAX_TOKEN_BYTES",
+    "NOT_FOR_SUBPROTOCOLS",
+    "SUBPROTOCOL",
+    "NoToken",
+    "Presented",
+    "RefusalForm",
+    "TokenDigester",
+    "chosen_subprotocol",
+    "presented_on_socket",
+    "presented_token",
+    "refusal_form",
+    "token_fault",
+    "travels_in_subprotocol",
+]
 
 MAX_TOKEN_BYTES = 4096
+
+SUBPROTOCOL = "keypool"
+"""A browser offers it beside the one with its token, so that the answer need not repeat the token."""
+
+NOT_FOR_SUBPROTOCOLS = (
+    "This team token cannot be sent by browsers as a subprotocol: use letters, digits and !#$%&'*+-.^_`|~ only."
+)
+"""What to say of a team token that does not ``travels_in_subprotocol``."""
+
+RefusalForm = Literal["in_band", "http"]
+"""``"in_band"``: accept, say why in an ``Error`` message, close. ``"http"``: a status instead of the upgrade."""
+
+_TOKEN_SUBPROTOCOL = "keypool-token."  # noqa: S105 # what stands before the token
 
 _FIELDS = frozenset({b"authorization", b"x-api-key"})
 
@@ -22,6 +56,12 @@ _HOW = "send it as Authorization: Bearer <token>, as Authorization: <token>, or 
 
 # What a field value can carry as one word: visible ASCII (RFC 9110, section 5.5).
 _VISIBLE_ASCII = re.compile(rb"[\x21-\x7e]+\Z")
+
+# A subprotocol is a token as RFC 9110, section 5.6.2, has it (RFC 6455, section 11.3.4).
+_FIELD_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+
+# How the official SDKs name themselves, those that do: "AssemblyAI/1.0 (sdk=Python/1.8.2 ...)".
+_SDK_MARK = b"sdk="
 
 
 class NoToken(Enum):
@@ -45,6 +85,19 @@ class NoToken(Enum):
         return self is NoToken.MISSING
 
 
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """The token of a WebSocket upgrade.
+
+    Attributes:
+        token: team token or temporary token; what it is cannot be seen from it.
+        in_url: whether it stands in the URL, where a team token must not.
+    """
+
+    token: Secret
+    in_url: bool
+
+
 def presented_token(headers: Iterable[tuple[bytes, bytes]]) -> Secret | NoToken:
     """Return the team token of a request, or what is wrong with it.
 
@@ -55,17 +108,65 @@ def presented_token(headers: Iterable[tuple[bytes, bytes]]) -> Secret | NoToken:
     Args:
         headers: the scope's field pairs, names in lower case as ASGI has them.
     """
+    token = _in_fields(headers)
+    return token if isinstance(token, NoToken) else Secret(token.decode("ascii"))
+
+
+def presented_on_socket(
+    headers: Iterable[tuple[bytes, bytes]], subprotocols: Iterable[str], query: bytes
+) -> Presented | NoToken:
+    """Return the token of a WebSocket upgrade, or what is wrong with it.
+
+    Read from the fields that ``presented_token`` reads, from a subprotocol ``keypool-token.<token>``, and from the
+    query parameter ``token``, by the same rules.
+
+    Args:
+        headers: the scope's field pairs, names in lower case.
+        subprotocols: those that the caller offers.
+        query: raw query string.
+    """
+    in_url = [token_fault(value) or value for value in _query_values(query)]
+    found = [_in_fields(headers), *_in_subprotocols(subprotocols), *in_url]
     token: bytes | None = None
-    for name, value in headers:
-        if name not in _FIELDS:
+    for one in found:
+        if one is NoToken.MISSING:
             continue
-        found = _credential(name, value.strip(b" \t"))
-        if isinstance(found, NoToken):
-            return found
-        if token is not None and not hmac.compare_digest(token, found):
+        if isinstance(one, NoToken):
+            return one
+        if token is not None and not hmac.compare_digest(token, one):
             return NoToken.CONTRADICTING
-        token = found
-    return NoToken.MISSING if token is None else Secret(token.decode("ascii"))
+        token = one
+    return NoToken.MISSING if token is None else Presented(Secret(token.decode("ascii")), bool(in_url))
+
+
+def travels_in_subprotocol(token: str) -> bool:
+    """Whether a token can be sent as a subprotocol: browsers throw on characters that a field token cannot have."""
+    return bool(_FIELD_TOKEN.match(token))
+
+
+def chosen_subprotocol(offered: Iterable[str]) -> str | None:
+    """Return the subprotocol to accept a WebSocket with, of those that are offered; None for none.
+
+    Browsers and Node's ``ws`` fail a connection on which they offered some and none was chosen. The one with the
+    token is chosen only where there is no other: the answer's header fields may be seen by more than the caller.
+    """
+    names = [name.strip() for name in offered]
+    if SUBPROTOCOL in names:
+        return SUBPROTOCOL
+    return next((name for name in names if name.startswith(_TOKEN_SUBPROTOCOL)), None)
+
+
+def refusal_form(headers: Iterable[tuple[bytes, bytes]], subprotocols: Iterable[str], query: bytes) -> RefusalForm:
+    """Return the form in which a refused caller gets to see why, by how it presents itself.
+
+    In band for browsers, which hide the status of a failed upgrade from the page (they present a subprotocol or
+    ``?token=``), and for the official SDKs, which show a status without its text; Node's sends no User-Agent at all.
+    Everybody else gets a status: LiveKit and pipecat would take an accepted connection for a success and try again.
+    """
+    if chosen_subprotocol(subprotocols) is not None or _query_values(query):
+        return "in_band"
+    agents = [value for name, value in headers if name == b"user-agent" and value.strip()]
+    return "http" if agents and not any(_SDK_MARK in value for value in agents) else "in_band"
 
 
 def token_fault(token: bytes) -> NoToken | None:
@@ -77,6 +178,20 @@ def token_fault(token: bytes) -> NoToken | None:
     return None if _VISIBLE_ASCII.match(token) else NoToken.MALFORMED
 
 
+def _in_fields(headers: Iterable[tuple[bytes, bytes]]) -> bytes | NoToken:
+    token: bytes | None = None
+    for name, value in headers:
+        if name not in _FIELDS:
+            continue
+        found = _credential(name, value.strip(b" \t"))
+        if isinstance(found, NoToken):
+            return found
+        if token is not None and not hmac.compare_digest(token, found):
+            return NoToken.CONTRADICTING
+        token = found
+    return NoToken.MISSING if token is None else token
+
+
 def _credential(name: bytes, value: bytes) -> bytes | NoToken:
     """The sound token in one field."""
     if name == b"authorization":
@@ -86,6 +201,26 @@ def _credential(name: bytes, value: bytes) -> bytes | NoToken:
         elif space:
             return NoToken.OTHER_SCHEME
     return token_fault(value) or value
+
+
+def _in_subprotocols(subprotocols: Iterable[str]) -> list[bytes | NoToken]:
+    """The tokens that are offered as subprotocols, or what is wrong with each."""
+    names = [name.strip() for name in subprotocols]
+    texts = [name.removeprefix(_TOKEN_SUBPROTOCOL) for name in names if name.startswith(_TOKEN_SUBPROTOCOL)]
+    return [_from_subprotocol(text) for text in texts]
+
+
+def _from_subprotocol(text: str) -> bytes | NoToken:
+    if text and not travels_in_subprotocol(text):
+        return NoToken.MALFORMED
+    token = text.encode("ascii")
+    return token_fault(token) or token
+
+
+def _query_values(query: bytes) -> list[bytes]:
+    """Every value of the parameter ``token``, decoded as forms are."""
+    pairs = [part.replace(b"+", b" ").partition(b"=") for part in query.split(b"&")]
+    return [unquote_to_bytes(value) for name, _, value in pairs if unquote_to_bytes(name) == b"token"]
 
 
 class TokenDigester:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
+from keypool_asgi.core.close_codes import DRAINING
 from keypool_asgi.errors import Draining
 from keypool_asgi.exchange import Exchange
 
@@ -27,9 +28,10 @@ class Gate(Stage):
         super().__init__(app)
         self.open_exchanges = 0
         self.draining = False
+        self._sessions: set[Exchange] = set()
         self._empty: asyncio.Event | None = None
 
-    async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Count one exchange, or refuse it while draining."""
         if self.draining:
             raise Draining(
@@ -37,10 +39,15 @@ class Gate(Stage):
                 retry_after=_RETRY_AFTER_SECONDS,
             )
         self.open_exchanges += 1
+        is_session = scope["type"] == "websocket"
+        if is_session:
+            self._sessions.add(exchange)
         try:
             await self.app(scope, receive, send)
         finally:
             self.open_exchanges -= 1
+            if is_session:
+                self._sessions.discard(exchange)
             if not self.open_exchanges and self._empty is not None:
                 self._empty.set()
 
@@ -51,9 +58,12 @@ class Gate(Stage):
     async def drain(self, seconds: float) -> bool:
         """Refuse new exchanges from now on, and wait for the open ones. Returns whether all ended within ``seconds``.
 
+        Requests may end; WebSocket sessions are ended in order, for they could last for hours.
         May be called again meanwhile: a hook before the shutdown and the shutdown itself both do.
         """
         self.draining = True
+        for exchange in tuple(self._sessions):
+            exchange.stop(DRAINING)
         if self.open_exchanges:
             if self._empty is None or self._empty.is_set():
                 self._empty = asyncio.Event()

@@ -8,19 +8,26 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from secrets import token_hex
+from typing import Literal
 
 from keypool_asgi.asgi import ASGIApp, Location, Receive, Scope, Send, is_literal, locate, own_base, send_refusal
 from keypool_asgi.core.headers import Framing, framing_of
 from keypool_asgi.core.operations import SOCKET, OperationTable
+from keypool_asgi.core.tokens import chosen_subprotocol, refusal_form
 from keypool_asgi.errors import BodyTooLarge, ConnectionBroken, Gone, NotFound, Refusal, UpstreamFailed
 from keypool_asgi.exchange import SCOPE_KEY, Exchange
 
+from .socket_watch import SocketWatch
 from .stage import AnswerBroken
 from .watch import Watch
 
-__all__ = ["ExchangeRecord", "Intercept", "OnExchange"]
+__all__ = ["ExchangeRecord", "Intercept", "OnExchange", "SocketRefusals"]
 
 logger = logging.getLogger("keypool_asgi")
+
+SocketRefusals = Literal["auto", "http", "in_band"]
+"""How a refused WebSocket upgrade is shown: ``"http"`` with a status, which a browser cannot see; ``"in_band"`` by an
+accepted socket, an ``Error`` message and a close code; ``"auto"`` in the form that the caller can show."""
 
 _NO_BODY = Framing(0, chunked=False)
 
@@ -34,13 +41,14 @@ class ExchangeRecord:
         operation: name in the operations table.
         team: id of the team, or None when nobody was authenticated.
         keys: ids of the keys that were tried, in order; the last one served.
-        status: HTTP status that the caller got, or None when none was sent.
+        status: HTTP status that the caller got (101 for a WebSocket session), or None when none was sent.
+        close_code: close code of a WebSocket session, whichever side sent it; None for a request.
         refused: code of our own refusal, or None when the answer was upstream's.
         complete: whether the answer reached its end.
         started: Unix time in seconds.
         seconds: how long the exchange took.
-        request_bytes: bytes of request body that came from the caller.
-        response_bytes: bytes of response body that went to the caller.
+        request_bytes: bytes of request body, or of messages, that came from the caller.
+        response_bytes: bytes of response body, or of messages, that went to the caller.
     """
 
     request_id: str
@@ -48,6 +56,7 @@ class ExchangeRecord:
     team: str | None
     keys: tuple[str, ...]
     status: int | None
+    close_code: int | None
     refused: str | None
     complete: bool
     started: float
@@ -73,6 +82,7 @@ class Intercept:
         max_body_bytes: longest request body that is taken, in bytes.
         discard_bytes: of a body that nobody wants, how many bytes are read before a refusal, so that callers who are
             still sending get to read it.
+        socket_refusals: how WebSocket upgrades are refused, see ``SocketRefusals``.
         on_exchange: called with an ``ExchangeRecord`` after each exchange.
         clock: Unix time in seconds.
     """
@@ -87,6 +97,7 @@ class Intercept:
         public_url: str | None = None,
         max_body_bytes: int = 5 * 1024**3,
         discard_bytes: int = 1024**2,
+        socket_refusals: SocketRefusals = "auto",
         on_exchange: OnExchange | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -97,6 +108,7 @@ class Intercept:
         self.public_url = public_url.rstrip("/") if public_url else None
         self.max_body_bytes = max_body_bytes
         self.discard_bytes = discard_bytes
+        self.socket_refusals = socket_refusals
         self.on_exchange = on_exchange
         self.clock = clock
 
@@ -112,17 +124,15 @@ class Intercept:
             await self.host(scope, receive, send)
         else:
             refusal = NotFound("There is nothing here: the pool answers below its own prefix only.")
-            await send_refusal(
-                scope, receive, Watch(scope, receive, send, self.discard_bytes).send, refusal, token_hex(8)
-            )
+            await send_refusal(scope, self._watch(scope, receive, send).send, refusal, token_hex(8))
 
     async def _serve(self, location: Location, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = token_hex(8)
-        watch = Watch(scope, receive, send, self.discard_bytes)
+        watch = self._watch(scope, receive, send)
         try:
             exchange = self._exchange(request_id, location, scope)
         except Refusal as refusal:
-            await send_refusal(scope, watch.receive, watch.send, refusal, request_id)
+            await send_refusal(scope, watch.send, refusal, request_id)
             return
         started, began = self.clock(), time.monotonic()
         try:
@@ -135,17 +145,26 @@ class Intercept:
             if self.on_exchange is not None or logger.isEnabledFor(logging.DEBUG):
                 await self._report(_record(exchange, watch, started, time.monotonic() - began))
 
+    def _watch(self, scope: Scope, receive: Receive, send: Send) -> Watch | SocketWatch:
+        if scope["type"] != "websocket":
+            return Watch(scope, receive, send, self.discard_bytes)
+        offered = scope.get("subprotocols") or ()
+        form = self.socket_refusals
+        if form == "auto":
+            form = refusal_form(scope["headers"], offered, scope["query_string"])
+        return SocketWatch(scope, receive, send, form=form, subprotocol=chosen_subprotocol(offered))
+
     async def _report(self, record: ExchangeRecord) -> None:
         logger.debug("%s", record)
         if self.on_exchange is not None:
             await _tell(self.on_exchange, record)
 
-    async def _refuse_broken(self, exchange: Exchange, scope: Scope, watch: Watch) -> None:
+    async def _refuse_broken(self, exchange: Exchange, scope: Scope, watch: Watch | SocketWatch) -> None:
         """Answer instead of upstream, whose answer broke off while a stage was still holding it."""
         failure = exchange.attempt.failure or ConnectionBroken("upstream broke off its answer", sent=True)
         refusal = UpstreamFailed.because(failure)
         exchange.refused = refusal.code
-        await send_refusal(scope, watch.receive, watch.send, refusal, exchange.request_id)
+        await send_refusal(scope, watch.send, refusal, exchange.request_id)
 
     def _exchange(self, request_id: str, location: Location, scope: Scope) -> Exchange:
         """Find the operation and the body's framing.
@@ -167,13 +186,14 @@ class Intercept:
         return Exchange(request_id, match.operation, match.path, match.ids, framing, base)
 
 
-def _record(exchange: Exchange, watch: Watch, started: float, seconds: float) -> ExchangeRecord:
+def _record(exchange: Exchange, watch: Watch | SocketWatch, started: float, seconds: float) -> ExchangeRecord:
     return ExchangeRecord(
         request_id=exchange.request_id,
         operation=exchange.operation.name,
         team=exchange.known_team,
         keys=tuple([attempt.key.id for attempt in exchange.attempts]),
         status=watch.status,
+        close_code=watch.close_code if isinstance(watch, SocketWatch) else None,
         refused=exchange.refused,
         complete=watch.complete,
         started=started,

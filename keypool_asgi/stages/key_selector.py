@@ -16,6 +16,7 @@ from keypool_asgi.exchange import Attempt, Exchange
 from keypool_asgi.ports import Lease, LeasingPool
 
 from .replay import ReplayableBody
+from .session_walk import SessionWalk
 from .stage import AnswerBroken, Stage
 
 __all__ = ["KeySelector"]
@@ -61,9 +62,14 @@ class KeySelector(Stage):
 
     async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Lease, try, give back; repeat while that is safe and a key is left."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
+        if scope["type"] == "websocket":
+            regions = frozenset(self.provider.origins)
+            walk = SessionWalk(exchange, pool=self.pool, regions=regions, retries=self.retries)
+            await walk.run(self.app, scope, receive, send)
             return
+        await self._serve_request(exchange, scope, receive, send)
+
+    async def _serve_request(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         walk = _Walk(self, exchange, ReplayableBody(receive, self.peek_bytes), send)
         try:
             while await walk.attempt(scope):

@@ -6,8 +6,12 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 from keypool_asgi.asgi import ASGIApp, Message, Receive, Scope, Send, send_refusal
+from keypool_asgi.core.minting import MintRules
+from keypool_asgi.core.operations import Operation
 from keypool_asgi.core.ownership import (
     NO_SUCH_RESOURCE,
     Creates,
@@ -18,6 +22,7 @@ from keypool_asgi.core.ownership import (
     owner_project,
 )
 from keypool_asgi.core.resources import Ref, Resource
+from keypool_asgi.core.temporary_tokens import Grant, seal_grant
 from keypool_asgi.errors import (
     BadRequest,
     NoAvailableKeys,
@@ -39,6 +44,9 @@ logger = logging.getLogger("keypool_asgi")
 
 _EXAMINED_BYTES = 64 * 1024
 
+Seal = Callable[[str, dict[str, Any]], str]
+"""A temporary token, and AssemblyAI's answer with it, to the summary that its record has."""
+
 
 class Ownership(Stage):
     """Checks the resources that a request names, and records those that its answer creates.
@@ -47,6 +55,8 @@ class Ownership(Stage):
         app: the next stage.
         resources: who owns what.
         rules: how resources are named.
+        minting: what requests for temporary tokens ask for, so that the tokens open sessions here too; None records
+            who owns a token, and no more.
         asker: finds the project of an unknown resource; None when teams are isolated, and unknown means refused.
         max_json_bytes: longest JSON body that may name resources, in bytes. It is read whole before it is forwarded.
         max_answer_bytes: longest answer that creates a resource, in bytes.
@@ -60,6 +70,7 @@ class Ownership(Stage):
         *,
         resources: ResourceStore,
         rules: ResourceRules,
+        minting: MintRules | None = None,
         asker: Asker | None = None,
         max_json_bytes: int = 1024**2,
         max_answer_bytes: int = 1024**2,
@@ -69,6 +80,7 @@ class Ownership(Stage):
         super().__init__(app)
         self.resources = resources
         self.rules = rules
+        self.minting = minting
         self.asker = asker
         self.max_json_bytes = max_json_bytes
         self.max_answer_bytes = max_answer_bytes
@@ -80,19 +92,46 @@ class Ownership(Stage):
         operation = exchange.operation
         refs = [self.rules.refer(name.kind, exchange.ids[name.field]) for name in operation.names if not name.in_body]
         in_body = {name.field: name.kind for name in operation.names if name.in_body}
-        if in_body and scope["type"] == "http":
+        body = None
+        if scope["type"] == "http" and (in_body or (self._mints(operation) and operation.method == "POST")):
             body = await self._body(scope, receive)
             if body is None:
                 return
             refs += [self.rules.refer(in_body[field], text) for field, text in named_values(body, in_body)]
             receive = replayed(body, receive)
         owners = [owner for ref in refs if (owner := await self._owner(ref, exchange)) is not None]
-        exchange.project = owner_project(owners)
+        # A temporary token has named a project already, which nothing else may widen to "any".
+        exchange.project = owner_project(owners) or exchange.project
         if operation.creates is not None:
-            send = _Recorder(self, exchange, operation.creates, scope, send)
+            seal = self._sealing(exchange, scope, body)
+            send = _Recorder(self, exchange, operation.creates, scope, send, seal=seal)
         elif exchange.ids and owners and self._speaks_of_existence(exchange, owners[0].ref):
             send = _Undertaker(self, exchange, owners[0].ref, send)
         await self.app(scope, receive, send)
+
+    def _mints(self, operation: Operation) -> bool:
+        """Whether an operation makes a temporary token that is to open sessions here too."""
+        kind = operation.creates and operation.creates.kind
+        return self.minting is not None and kind == self.minting.kind
+
+    def _sealing(self, exchange: Exchange, scope: Scope, body: bytes | None) -> Seal | None:
+        """Return what makes the summary of a temporary token, None for other resources.
+
+        Raises:
+            BadRequest: what is asked for could be read in two ways.
+        """
+        minting, operation = self.minting, exchange.operation
+        if minting is None or not self._mints(operation):
+            return None
+        asked = minting.likely_terms(operation.service, scope["query_string"], body)
+
+        def seal(token: str, found: dict[str, Any]) -> str:
+            terms = minting.given_terms(asked, found)
+            expires = self.clock() + terms.window
+            key_id = exchange.attempt.key.id
+            return seal_grant(token, Grant(exchange.token, terms.service, expires, terms.session, key_id))
+
+        return seal
 
     def _speaks_of_existence(self, exchange: Exchange, ref: Ref) -> bool:
         """Whether "not found" in an answer is about the resource itself, and not about a part of it."""
@@ -164,10 +203,13 @@ class Ownership(Stage):
 class _Recorder:
     """A ``send`` that holds a successful answer until what it creates is recorded: before the caller sees the id."""
 
-    def __init__(self, stage: Ownership, exchange: Exchange, creates: Creates, scope: Scope, send: Send) -> None:
+    def __init__(
+        self, stage: Ownership, exchange: Exchange, creates: Creates, scope: Scope, send: Send, *, seal: Seal | None
+    ) -> None:
         self.stage = stage
         self.exchange = exchange
         self.creates = creates
+        self.seal = seal
         self.scope = scope
         self.send = send
         self.start: Message | None = None
@@ -201,8 +243,11 @@ class _Recorder:
             return
         ref = self.stage.rules.refer(self.creates.kind, created)
         team, project = self.exchange.team.id, self.exchange.attempt.key.project
+        resource = self.stage.describe(ref, team, project, found)
+        if self.seal is not None:
+            resource = replace(resource, summary=self.seal(created, found))
         try:
-            await self.stage.resources.record(self.stage.describe(ref, team, project, found))
+            await self.stage.resources.record(resource)
         except Refusal as refusal:
             await self._refuse(refusal)
             return
@@ -215,11 +260,7 @@ class _Recorder:
         self.done = True
         self.exchange.refused = refusal.code
         logger.error("request %s: what upstream has created could not be recorded", self.exchange.request_id)
-        await send_refusal(self.scope, _nothing_more, self.send, refusal, self.exchange.request_id)
-
-
-async def _nothing_more() -> Message:
-    return {"type": "http.disconnect"}
+        await send_refusal(self.scope, self.send, refusal, self.exchange.request_id)
 
 
 class _Undertaker:

@@ -7,10 +7,11 @@ ordinary response then, not an exception.
 from __future__ import annotations
 
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send, send_refusal
+from keypool_asgi.core.verdicts import Verdict
 from keypool_asgi.errors import KeyPoolError, Refusal
 from keypool_asgi.exchange import Exchange, exchange_of
 
-__all__ = ["AnswerBroken", "Stage"]
+__all__ = ["AnswerBroken", "KeyRefused", "Stage"]
 
 
 class AnswerBroken(KeyPoolError):
@@ -19,6 +20,20 @@ class AnswerBroken(KeyPoolError):
     Not a ``Refusal``, because only the outermost stage knows whether anything of the answer has reached the caller: a
     stage may be holding it. Raised so that no stage between takes what it holds for all there is (invariant I7).
     """
+
+
+class KeyRefused(KeyPoolError):
+    """Upstream does not serve a WebSocket session on this key, and the caller has seen nothing of it yet.
+
+    Raised by the relay for the key selector, which tries another.
+
+    Attributes:
+        verdict: what it says about the key.
+    """
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(f"the key does not serve the session: {verdict.fault.value}")
+        self.verdict = verdict
 
 
 class Stage:
@@ -41,7 +56,7 @@ class Stage:
             await self.act(exchange, scope, receive, send)
         except Refusal as refusal:
             exchange.refused = refusal.code
-            await send_refusal(scope, receive, send, refusal, exchange.request_id)
+            await send_refusal(scope, send, refusal, exchange.request_id)
 
     async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Do the stage's work and call ``self.app``.

@@ -10,6 +10,7 @@ from .hosts import ORIGINS
 from .lists import LIST_RULES
 from .operations import OPERATIONS
 from .resources import RESOURCE_RULES
+from .sessions import SESSION_RULES
 
 __all__ = ["ASSEMBLYAI"]
 
@@ -21,4 +22,5 @@ ASSEMBLYAI = Provider(
     judge=judge,
     resources=RESOURCE_RULES,
     lists=LIST_RULES,
+    sessions=SESSION_RULES,
 )

@@ -1,0 +1,110 @@
+"""A WebSocket session's way through the pool: keys are tried, unseen by the caller, until one serves."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+
+from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
+from keypool_asgi.core.attempts import is_borne_out
+from keypool_asgi.core.selection import Need
+from keypool_asgi.core.verdicts import Fault, Verdict
+from keypool_asgi.errors import NoAvailableKeys, UpstreamError, UpstreamFailed
+from keypool_asgi.exchange import Attempt, Exchange
+from keypool_asgi.ports import Lease, LeasingPool
+
+from .stage import KeyRefused
+
+__all__ = ["SessionWalk"]
+
+logger = logging.getLogger("keypool_asgi")
+
+_UNRELATED = Verdict(Fault.UNRELATED)
+
+
+class SessionWalk:
+    """Leases keys for one session, one after the other.
+
+    A key that is refused is not tried again. A connection that fails is the fault of a host: the hosts of other
+    regions are tried, and the same one again ``retries`` times.
+
+    Args:
+        exchange: the session's.
+        pool: where keys are leased.
+        regions: every region that there is.
+        retries: how often a region whose host has failed is tried again.
+    """
+
+    def __init__(self, exchange: Exchange, *, pool: LeasingPool, regions: frozenset[str], retries: int) -> None:
+        self.exchange = exchange
+        self.pool = pool
+        self.regions = regions
+        self.retries_left = retries
+        self.tried: frozenset[str] = frozenset()
+        self.failed_regions: frozenset[str] = frozenset()
+        self.failure: UpstreamError | None = None
+        self.doubted: list[tuple[Lease, Verdict]] = []
+
+    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the session.
+
+        Raises:
+            NoAvailableKeys: no key is left that could serve.
+            UpstreamFailed: no host can be reached, or none serves.
+        """
+        while not await self._attempt(app, scope, receive, send):
+            pass
+
+    async def _attempt(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Try one key. Returns whether it has served, or the caller has left."""
+        lease = await self._lease()
+        attempt = Attempt(lease.key, judge=partial(self._judge, lease))
+        self.exchange.attempts.append(attempt)
+        verdict = _UNRELATED
+        try:
+            await app(scope, receive, send)
+        except KeyRefused as refused:
+            self.tried |= {lease.key.id}
+            if refused.verdict.certain:
+                verdict = refused.verdict
+            else:
+                self.doubted.append((lease, refused.verdict))
+            return False
+        except UpstreamError as failure:
+            logger.warning("request %s: upstream failed: %s", self.exchange.request_id, failure)
+            attempt.failure = self.failure = failure
+            self.failed_regions |= {lease.key.region}
+            return False
+        finally:
+            await self.pool.give_back(lease, verdict)
+        return True
+
+    def _judge(self, lease: Lease, verdict: Verdict) -> None:
+        """Tell the pool what a session says about its key; one that is served bears out what others were blamed for."""
+        self.pool.judge(lease, verdict)
+        if verdict.fault is Fault.NONE:
+            for doubted, blame in self.doubted:
+                if is_borne_out(blame, doubted.key, lease.key):
+                    self.pool.judge(doubted, replace(blame, certain=True))
+            self.doubted.clear()
+
+    async def _lease(self) -> Lease:
+        if self.failure is None:
+            return await self.pool.lease(self._need(self.exchange.team.regions))
+        allowed = self.exchange.team.regions or self.regions
+        try:
+            return await self.pool.lease(self._need(allowed - self.failed_regions))
+        except NoAvailableKeys:
+            if self.retries_left <= 0:
+                raise UpstreamFailed.because(self.failure) from None
+        self.retries_left -= 1
+        return await self.pool.lease(self._need(self.exchange.team.regions))
+
+    def _need(self, regions: frozenset[str] | None) -> Need:
+        return Need(
+            service=self.exchange.operation.service,
+            regions=regions,
+            project=self.exchange.project,
+            tried=self.tried,
+        )
