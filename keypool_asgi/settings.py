@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from keypool_asgi.core.health import HealthPolicy
@@ -77,6 +77,17 @@ class Settings(TypedDict, total=False):
 
     socket_refusals: SocketRefusals
     """How a refused WebSocket upgrade is shown: ``"auto"``, in the form that the caller can see."""
+
+    allowed_origins: Iterable[str] | None
+    """Web pages that may open WebSocket sessions, such as ``"https://app.example.com"``. None: any."""
+
+    streaming_tokens: Literal["assemblyai", "keypool"]
+    """Whose temporary tokens callers get: ``"assemblyai"``'s open AssemblyAI's endpoint and ours, ``"keypool"``'s ours
+    alone, so that no session escapes the team's limits."""
+
+    streaming_token_secret: str | bytes | Sequence[str | bytes] | None
+    """What temporary tokens of our own are sealed with; several to rotate, the first seals. The same in all
+    processes."""
 
     ssl_context: ssl.SSLContext | None
     """TLS towards upstream. None: the system's trust. Not used with ``transport``."""

@@ -2,9 +2,9 @@
 
 ::
 
-    scope -> intercept -> gate -> auth -> quota -> ownership -> lists -> key selector -> forwarder | relay -> AssemblyAI
-                 |
-                 └-> host app, for every path that is not the pool's
+    scope -> intercept -> gate -> auth -> quota -> minting -> ownership -> lists -> key selector -> forwarder | relay
+                 |                                                                                       |
+                 └-> host app, for every path that is not the pool's                                 AssemblyAI
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from __future__ import annotations
 import logging
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
 from keypool_asgi.core.health import HealthPolicy
+from keypool_asgi.core.minting import MintRules
 from keypool_asgi.core.provider import OriginOverrides
 from keypool_asgi.core.selection import Select
 from keypool_asgi.core.sessions import SessionLimits
+from keypool_asgi.core.temporary_tokens import TokenIssuer
 from keypool_asgi.errors import ConfigurationError, MissingStage, StoreUnavailable
 from keypool_asgi.lifespan import Lifespan
 from keypool_asgi.ports import QuotaStore, ResourceStore, UpstreamClient
@@ -33,6 +35,7 @@ from keypool_asgi.stages.gate import Gate
 from keypool_asgi.stages.intercept import Intercept, OnExchange, SocketRefusals
 from keypool_asgi.stages.key_selector import KeySelector
 from keypool_asgi.stages.lists import Lists
+from keypool_asgi.stages.minting import Minting
 from keypool_asgi.stages.ownership import Ownership
 from keypool_asgi.stages.quota import Quota
 from keypool_asgi.stages.relay import Relay
@@ -78,6 +81,9 @@ class _Stack:
         timeouts: Timeouts | None = None,
         sessions: SessionLimits | None = None,
         socket_refusals: SocketRefusals = "auto",
+        allowed_origins: Iterable[str] | None = None,
+        streaming_tokens: Literal["assemblyai", "keypool"] = "assemblyai",
+        streaming_token_secret: str | bytes | Sequence[str | bytes] | None = None,
         ssl_context: ssl.SSLContext | None = None,
         max_connections: int | None = None,
         key_wait_seconds: float = 1.0,
@@ -114,9 +120,10 @@ class _Stack:
             ttl_seconds=keys_ttl_seconds,
             select=select,
         )
-        timeouts = timeouts or Timeouts()
+        timeouts, sessions = timeouts or Timeouts(), sessions or SessionLimits()
+        issuer = _issuer(streaming_tokens, streaming_token_secret)
         self._client = _client(transport, timeouts, ssl_context, max_connections)
-        self._sockets = NativeSockets(timeouts=timeouts, limits=sessions or SessionLimits(), ssl_context=ssl_context)
+        self._sockets = NativeSockets(timeouts=timeouts, limits=sessions, ssl_context=ssl_context)
         directory = team_directory(
             teams, pepper=pepper, ttl_seconds=teams_ttl_seconds, negative_ttl_seconds=unknown_teams_ttl_seconds
         )
@@ -134,11 +141,25 @@ class _Stack:
             app,
             resources=self._resources,
             rules=provider.resources,
+            minting=provider.minting if issuer is None else None,
             asker=self._asker if shared else None,
             forgets=isinstance(self._resources, MemoryResources),
         )
+        app = Minting(
+            app,
+            rules=provider.minting,
+            max_session_seconds=_shortest_cap(provider.minting, sessions),
+            issuer=issuer,
+        )
         app = Quota(app, quotas=quota_store(quotas))
-        app = Auth(app, teams=directory)
+        app = Auth(
+            app,
+            teams=directory,
+            resources=self._resources,
+            rules=provider.resources,
+            issuer=issuer,
+            allowed_origins=allowed_origins,
+        )
         self._gate = Gate(app)
         self._intercept = Intercept(
             self._gate,
@@ -300,6 +321,24 @@ def _check_texts(public_url: str | None, via: str | None) -> None:
         raise ConfigurationError(f"public_url must be an absolute http or https URL, not {public_url!r}")
     if via is not None and not re.fullmatch(r"[A-Za-z0-9._-]+", via):
         raise ConfigurationError(f"via must be a name of letters, digits, dots and dashes, not {via!r}")
+
+
+def _issuer(streaming_tokens: str, secret: str | bytes | Sequence[str | bytes] | None) -> TokenIssuer | None:
+    if streaming_tokens not in ("assemblyai", "keypool"):
+        raise ConfigurationError(f"streaming_tokens must be 'assemblyai' or 'keypool', not {streaming_tokens!r}")
+    if streaming_tokens == "assemblyai":
+        if secret is not None:
+            raise ConfigurationError("streaming_token_secret is for streaming_tokens='keypool' only")
+        return None
+    if secret is None:
+        raise ConfigurationError("streaming_tokens='keypool' needs streaming_token_secret, the same in every process")
+    return TokenIssuer(secret)
+
+
+def _shortest_cap(rules: MintRules, limits: SessionLimits) -> int:
+    """How long sessions of a temporary token may last: as long as others, as far as a token can be made for that."""
+    least, most = rules.sessions
+    return max(least, min(most, int(limits.session_seconds)))
 
 
 def _checked_form(form: SocketRefusals) -> SocketRefusals:

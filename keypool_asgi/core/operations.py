@@ -7,7 +7,7 @@ encoded slash, dot segment or other trick of a path can reach upstream.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
@@ -16,7 +16,7 @@ from keypool_asgi.errors import ConfigurationError
 from .messages import Headers
 from .ownership import Creates, Names
 
-__all__ = ["Condition", "Match", "Operation", "OperationTable"]
+__all__ = ["Condition", "Match", "Operation", "OperationTable", "named_in_head"]
 
 # Identifiers are UUIDs and short names upstream; whatever else stands in their place is not an identifier.
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}\Z")
@@ -73,6 +73,16 @@ class Operation:
     creates: Creates | None = None
     deletes: bool = False
     gone: str | None = None
+
+
+def named_in_head(operation: Operation, ids: Mapping[str, str], query: bytes) -> list[tuple[str, str]]:
+    """Return what a request's path and query name, as pairs of kind and text."""
+    found = [(name.kind, ids[name.field]) for name in operation.names if not (name.in_body or name.in_query)]
+    in_query = {name.field: name.kind for name in operation.names if name.in_query}
+    if in_query:
+        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+        found += [(in_query[name], text) for name, text in pairs if name in in_query]
+    return found
 
 
 @dataclass(frozen=True, slots=True)

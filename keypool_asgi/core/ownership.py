@@ -37,13 +37,15 @@ class Names:
 
     Attributes:
         kind: of which resource.
-        field: name of the path parameter, or of the JSON body's top-level member.
-        in_body: whether it is in the body rather than in the path.
+        field: name of the parameter of the path or query, or of the member of the JSON body or message.
+        in_body: whether it is in the body, or in the messages of a WebSocket session, rather than in the path.
+        in_query: whether it is in the query.
     """
 
     kind: str
     field: str
     in_body: bool = False
+    in_query: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from keypool_asgi.errors import ConfigurationError
 from .keys import UpstreamKey
 from .listing import ListRules
 from .messages import Headers, Origin
+from .minting import MintRules
 from .operations import Operation, OperationTable
 from .ownership import ResourceRules
 from .sessions import SessionRules
@@ -36,6 +37,7 @@ class Provider:
         judge: what an answer says about the key that it was made with.
         resources: how its resources are named and described.
         lists: how its lists look.
+        minting: how requests for temporary tokens say what they ask for.
         sessions: service to how its WebSocket sessions begin and end.
     """
 
@@ -46,6 +48,7 @@ class Provider:
     judge: JudgeAnswer
     resources: ResourceRules
     lists: ListRules
+    minting: MintRules
     sessions: Mapping[str, SessionRules]
 
     def with_origins(self, overrides: OriginOverrides | None) -> Provider:

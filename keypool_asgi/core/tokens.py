@@ -150,7 +150,7 @@ def chosen_subprotocol(offered: Iterable[str]) -> str | None:
     Browsers and Node's ``ws`` fail a connection on which they offered some and none was chosen. The one with the
     token is chosen only where there is no other: the answer's header fields may be seen by more than the caller.
     """
-    names = [name.strip() for name in offered]
+    names = [name.strip(" \t") for name in offered]
     if SUBPROTOCOL in names:
         return SUBPROTOCOL
     return next((name for name in names if name.startswith(_TOKEN_SUBPROTOCOL)), None)
@@ -205,7 +205,7 @@ def _credential(name: bytes, value: bytes) -> bytes | NoToken:
 
 def _in_subprotocols(subprotocols: Iterable[str]) -> list[bytes | NoToken]:
     """The tokens that are offered as subprotocols, or what is wrong with each."""
-    names = [name.strip() for name in subprotocols]
+    names = [name.strip(" \t") for name in subprotocols]
     texts = [name.removeprefix(_TOKEN_SUBPROTOCOL) for name in names if name.startswith(_TOKEN_SUBPROTOCOL)]
     return [_from_subprotocol(text) for text in texts]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from keypool_asgi.asgi import ASGIApp, Message, Receive, Scope, Send, send_refusal
 from keypool_asgi.core.minting import MintRules
-from keypool_asgi.core.operations import Operation
+from keypool_asgi.core.operations import Operation, named_in_head
 from keypool_asgi.core.ownership import (
     NO_SUCH_RESOURCE,
     Creates,
@@ -36,6 +36,7 @@ from keypool_asgi.ports import ResourceStore
 
 from .asking import Asker
 from .json_body import read_whole, replayed
+from .session_names import SessionNames
 from .stage import Stage
 
 __all__ = ["Ownership"]
@@ -90,7 +91,8 @@ class Ownership(Stage):
     async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Resolve what is named, go on, and record or forget by the answer."""
         operation = exchange.operation
-        refs = [self.rules.refer(name.kind, exchange.ids[name.field]) for name in operation.names if not name.in_body]
+        named = named_in_head(operation, exchange.ids, scope["query_string"])
+        refs = [self.rules.refer(kind, text) for kind, text in named]
         in_body = {name.field: name.kind for name in operation.names if name.in_body}
         body = None
         if scope["type"] == "http" and (in_body or (self._mints(operation) and operation.method == "POST")):
@@ -102,12 +104,30 @@ class Ownership(Stage):
         owners = [owner for ref in refs if (owner := await self._owner(ref, exchange)) is not None]
         # A temporary token has named a project already, which nothing else may widen to "any".
         exchange.project = owner_project(owners) or exchange.project
-        if operation.creates is not None:
+        if scope["type"] == "websocket":
+            receive, send = await self._watched(exchange, receive, send)
+        elif operation.creates is not None:
             seal = self._sealing(exchange, scope, body)
             send = _Recorder(self, exchange, operation.creates, scope, send, seal=seal)
         elif exchange.ids and owners and self._speaks_of_existence(exchange, owners[0].ref):
             send = _Undertaker(self, exchange, owners[0].ref, send)
         await self.app(scope, receive, send)
+
+    async def _watched(self, exchange: Exchange, receive: Receive, send: Send) -> tuple[Receive, Send]:
+        """The session's two directions, checked where its messages name or create resources."""
+        if not any(name.in_body for name in exchange.operation.names):
+            return receive, send
+        names = SessionNames(
+            exchange,
+            resources=self.resources,
+            rules=self.rules,
+            owner_of=self._owner,
+            now=self.clock(),
+            receive=receive,
+            send=send,
+        )
+        await names.pin()
+        return names.receive, names.send
 
     def _mints(self, operation: Operation) -> bool:
         """Whether an operation makes a temporary token that is to open sessions here too."""

@@ -1,16 +1,33 @@
-"""Team tokens in header fields, and their digests."""
+"""Tokens in header fields, subprotocols and queries, and their digests."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
+import secrets
+import uuid
+from urllib.parse import quote, urlencode
 
 import pytest
+from harness import token
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keypool_asgi.core.keys import Secret
-from keypool_asgi.core.tokens import MAX_TOKEN_BYTES, NoToken, TokenDigester, presented_token, token_fault
+from keypool_asgi.core.tokens import (
+    MAX_TOKEN_BYTES,
+    NOT_FOR_SUBPROTOCOLS,
+    NoToken,
+    Presented,
+    TokenDigester,
+    chosen_subprotocol,
+    presented_on_socket,
+    presented_token,
+    refusal_form,
+    token_fault,
+    travels_in_subprotocol,
+)
 from keypool_asgi.errors import ConfigurationError
 
 visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=80)
@@ -110,6 +127,143 @@ def test_sentences_are_sentences(fault):
 
 def test_a_found_token_does_not_show_itself():
     assert "tt-kp-1" not in repr(presented_token(fields(("authorization", "tt-kp-1"))))
+
+
+# On WebSocket upgrades
+
+field_tokens = st.from_regex(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,60}", fullmatch=True).filter(
+    lambda text: text.lower() != "bearer"
+)
+TEAM, OTHER = token("team-a"), token("team-b")
+
+
+def on_socket(
+    *pairs: tuple[str, str | bytes], offered: tuple[str, ...] = (), query: bytes = b""
+) -> Presented | NoToken:
+    return presented_on_socket(fields(*pairs), offered, query)
+
+
+@given(field_tokens)
+def test_a_socket_takes_a_token_in_every_place(text):
+    in_field, in_url = Presented(Secret(text), in_url=False), Presented(Secret(text), in_url=True)
+    subprotocol = (f"keypool-token.{text}",)
+    assert on_socket(("authorization", text)) == in_field
+    assert on_socket(("authorization", f"Bearer {text}")) == in_field
+    assert on_socket(("x-api-key", text)) == in_field
+    assert on_socket(offered=subprotocol) == in_field
+    assert on_socket(offered=("keypool", f" keypool-token.{text} ", "chat")) == in_field
+    assert on_socket(query=b"a=1&" + urlencode({"token": text}).encode()) == in_url
+    assert on_socket(("authorization", text), ("x-api-key", text), offered=subprotocol * 2) == in_field
+
+
+@given(tokens)
+def test_a_query_has_any_token_by_either_spelling(text):
+    expected = Presented(Secret(text), in_url=True)
+    assert on_socket(query=b"token=" + quote(text, safe="").encode()) == expected
+    assert on_socket(query=b"%74oke%6E=" + quote(text, safe="").encode() + b"&x=") == expected
+
+
+def test_the_same_token_in_the_url_and_elsewhere_is_still_in_the_url():
+    headers = ("authorization", TEAM)
+    assert on_socket(headers, query=f"token={TEAM}".encode()) == Presented(Secret(TEAM), in_url=True)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "offered", "query", "expected"),
+    [
+        ([], [], b"", NoToken.MISSING),
+        ([], ["keypool", "chat"], b"tokens=a&Token=a&x=token", NoToken.MISSING),
+        ([], ["keypool-token"], b"", NoToken.MISSING),
+        ([], ["keypool-token."], b"", NoToken.EMPTY),
+        ([], [], b"token=", NoToken.EMPTY),
+        ([], [], b"token", NoToken.EMPTY),
+        ([], ["keypool-token.a/b"], b"", NoToken.MALFORMED),
+        ([], ["keypool-token.t\xe9"], b"", NoToken.MALFORMED),
+        ([], [], b"token=a+b", NoToken.MALFORMED),
+        ([], [], b"token=a%0d%0ab", NoToken.MALFORMED),
+        ([], [], b"token=%ff", NoToken.MALFORMED),
+        ([], [], b"token=" + b"x" * (MAX_TOKEN_BYTES + 1), NoToken.TOO_LONG),
+        ([], ["keypool-token." + "x" * (MAX_TOKEN_BYTES + 1)], b"", NoToken.TOO_LONG),
+        ([("authorization", TEAM)], [f"keypool-token.{OTHER}"], b"", NoToken.CONTRADICTING),
+        ([("authorization", TEAM)], [], f"token={OTHER}".encode(), NoToken.CONTRADICTING),
+        ([], [f"keypool-token.{TEAM}", f"keypool-token.{OTHER}"], b"", NoToken.CONTRADICTING),
+        ([], [f"keypool-token.{TEAM}"], f"token={OTHER}".encode(), NoToken.CONTRADICTING),
+        ([], [], f"token={TEAM}&token={OTHER}".encode(), NoToken.CONTRADICTING),
+        ([("authorization", "Basic eA==")], [f"keypool-token.{TEAM}"], b"", NoToken.OTHER_SCHEME),
+        ([("authorization", TEAM)], [], b"token=", NoToken.EMPTY),
+        ([("authorization", TEAM)], ["keypool-token."], b"", NoToken.EMPTY),
+    ],
+)
+def test_what_is_wrong_with_an_upgrade_is_told(pairs, offered, query, expected):
+    assert on_socket(*pairs, offered=tuple(offered), query=query) is expected
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([b"authorization", b"x-api-key"]), st.binary(max_size=30)), max_size=3),
+    st.lists(st.text(max_size=20) | st.text(max_size=20).map("keypool-token.".__add__), max_size=3),
+    st.binary(max_size=40) | st.binary(max_size=30).map(b"token=".__add__),
+)
+def test_an_upgrade_never_raises_whatever_comes(headers, offered, query):
+    found = presented_on_socket(headers, offered, query)
+    assert isinstance(found, NoToken) or token_fault(found.token.reveal().encode()) is None
+
+
+@given(st.text(max_size=20).filter(lambda text: text == text.strip(" \t")))
+def test_what_travels_in_a_subprotocol_arrives(text):
+    found = on_socket(offered=(f"keypool-token.{text}",))
+    assert travels_in_subprotocol(text) == isinstance(found, Presented)
+
+
+def test_tokens_as_operators_make_them():
+    assert travels_in_subprotocol(secrets.token_urlsafe(32))
+    assert travels_in_subprotocol(str(uuid.uuid4()))
+    assert not travels_in_subprotocol(base64.b64encode(b"\xff" * 31).decode())  # "/" and "="
+    assert not travels_in_subprotocol("")
+    assert NOT_FOR_SUBPROTOCOLS.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        ([], None),
+        (["chat"], None),
+        (["keypool"], "keypool"),
+        (["keypool-token.a"], "keypool-token.a"),
+        (["keypool-token.a", "keypool"], "keypool"),
+        (["chat", " keypool-token.a", "keypool "], "keypool"),
+        (["chat", " keypool-token.a "], "keypool-token.a"),
+        (["Keypool"], None),
+    ],
+)
+def test_the_subprotocol_that_is_chosen(offered, chosen):
+    assert chosen_subprotocol(offered) == chosen
+
+
+SDK = "AssemblyAI/1.0 (sdk=Python/1.8.2 runtime_env=Python/3.11.7)"
+LIVEKIT = "AssemblyAI/1.0 (integration=Livekit)"
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64) Gecko/20100101 Firefox/140.0"
+
+
+@pytest.mark.parametrize(
+    ("agent", "offered", "query", "form"),
+    [
+        (None, [], b"", "in_band"),  # the Node SDK
+        ("", [], b"", "in_band"),
+        (SDK, [], b"sample_rate=16000", "in_band"),
+        (LIVEKIT, [], b"sample_rate=16000", "http"),
+        ("AssemblyAI/1.0 (integration=Pipecat/1.14.0)", [], b"", "http"),
+        ("Python/3.11 aiohttp/3.12", [], b"", "http"),
+        (BROWSER, ["keypool", "keypool-token.a"], b"", "in_band"),
+        (BROWSER, ["keypool-token.a"], b"", "in_band"),
+        (BROWSER, [], b"token=a", "in_band"),
+        (BROWSER, [], b"%74oken=a", "in_band"),
+        (LIVEKIT, ["keypool-token.a"], b"", "in_band"),
+        ("curl/8.5.0", ["chat"], b"", "http"),  # nothing could be chosen, so it would fail in any case
+    ],
+)
+def test_the_form_of_a_refusal_is_the_one_that_the_caller_shows(agent, offered, query, form):
+    headers = fields() if agent is None else fields(("user-agent", agent))
+    assert refusal_form(headers, offered, query) == form
 
 
 # Digests

@@ -8,6 +8,7 @@ from keypool_asgi.core.provider import Provider
 from .answers import SUSPICIOUS, judge
 from .hosts import ORIGINS
 from .lists import LIST_RULES
+from .minting import MINT_RULES
 from .operations import OPERATIONS
 from .resources import RESOURCE_RULES
 from .sessions import SESSION_RULES
@@ -22,5 +23,6 @@ ASSEMBLYAI = Provider(
     judge=judge,
     resources=RESOURCE_RULES,
     lists=LIST_RULES,
+    minting=MINT_RULES,
     sessions=SESSION_RULES,
 )

@@ -41,6 +41,8 @@ _RECORDING = (Names("upload", "audio_url", in_body=True),)
 _TRANSCRIPT = (Names("transcript", "transcript_id", in_body=True),)
 _AGENT = (Names("agent", "agent_id", in_body=True),)
 _VOICE = (Names("voice", "voice_id", in_body=True),)
+_VOICE_IN_QUERY = (Names("voice", "voice_id", in_query=True),)
+_AGENT_SESSION = (Names("agent", "agent_id", in_body=True), Names("agent_session", "session_id", in_body=True))
 _TOKEN = Creates("token", "token")
 
 
@@ -116,7 +118,7 @@ _TOKEN_SERVICE = (
 
 _SPEECH = (
     _row("speech.create", "POST", "/v1/speech", "tts", patience=_SPEECH_PATIENCE, names=_VOICE),
-    _row("speech.session", SOCKET, "/v1/ws", "tts", condition=_NAMES_VOICE),
+    _row("speech.session", SOCKET, "/v1/ws", "tts", condition=_NAMES_VOICE, names=_VOICE_IN_QUERY),
 )
 
 
@@ -129,7 +131,9 @@ _SUBSCRIPTIONS = "/v1/webhook-subscriptions"
 _SUBSCRIPTION = "/v1/webhook-subscriptions/{subscription_id}"
 
 _AGENTS = (
-    _agents_row("agents.session", SOCKET, "/v1/ws"),
+    _agents_row(
+        "agents.session", SOCKET, "/v1/ws", names=_AGENT_SESSION, creates=Creates("agent_session", "session_id")
+    ),
     _agents_row("agents.token", "GET", "/v1/token", creates=_TOKEN),
     _agents_row("agents.create", "POST", "/v1/agents", creates=Creates("agent", "id")),
     _agents_row("agents.list", "GET", "/v1/agents"),

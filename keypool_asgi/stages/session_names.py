@@ -1,0 +1,111 @@
+"""Resources that are named in the messages of a session: voice agents, and sessions to resume (invariant I3)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from keypool_asgi.asgi import Message, Receive, Send
+from keypool_asgi.core.close_codes import refusal_code, shortened
+from keypool_asgi.core.ownership import ResourceRules, named_values
+from keypool_asgi.core.resources import Page, Ref, Resource
+from keypool_asgi.core.sessions import Close
+from keypool_asgi.errors import BadRequest, Refusal
+from keypool_asgi.exchange import Exchange
+from keypool_asgi.ports import ResourceStore
+
+__all__ = ["SessionNames"]
+
+OwnerOf = Callable[[Ref, Exchange], Awaitable[Resource | None]]
+"""Finds the owner of a reference, or raises NotFound; None for what need not be anybody's."""
+
+
+class SessionNames:
+    """A ``receive`` and a ``send`` that check what the caller's messages name, and record what upstream's create.
+
+    Such a name comes when the session runs on a key already. So the project is guessed beforehand from what the team
+    made last, and a name of another project, like one of another team, ends the session before it reaches upstream.
+
+    Args:
+        exchange: the session's.
+        resources: who owns what.
+        rules: how resources are named.
+        owner_of: finds an owner.
+        receive: the caller's receive.
+        send: the caller's send.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        *,
+        resources: ResourceStore,
+        rules: ResourceRules,
+        owner_of: OwnerOf,
+        now: float,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        self.exchange = exchange
+        self.resources = resources
+        self.rules = rules
+        self.owner_of = owner_of
+        self.now = now
+        self._receive = receive
+        self._send = send
+        self._kinds = {name.field: name.kind for name in exchange.operation.names if name.in_body}
+        self._created = exchange.operation.creates
+
+    async def pin(self) -> None:
+        """Choose the project of what the team made last, if it has made anything that such a session may name."""
+        if self.exchange.project is not None:
+            return
+        for kind in dict.fromkeys(self._kinds.values()):
+            found = await self.resources.page(Page(kind, 1, team=self.exchange.team.id))
+            if found:
+                self.exchange.project = found[0].project
+                return
+
+    async def receive(self) -> Message:
+        """Return the caller's next message, once what it names is known to be the team's."""
+        message = await self._receive()
+        text = message.get("text")
+        if text is not None:
+            try:
+                await self._check(text)
+            except Refusal as refusal:
+                self.exchange.refused = refusal.code
+                self.exchange.stop(Close(refusal_code(refusal.status), shortened(refusal.sentence)))
+                await asyncio.Event().wait()  # the relay stops reading
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on to the caller, once what it creates is recorded."""
+        text = message.get("text")
+        if text is not None and self._created is not None and self._created.field in text:
+            await self._record(text, self._created.kind, self._created.field)
+        await self._send(message)
+
+    async def _check(self, text: str) -> None:
+        for field, value in named_values(text.encode("utf-8", "surrogatepass"), self._kinds):
+            owner = await self.owner_of(self.rules.refer(self._kinds[field], value), self.exchange)
+            if owner is not None and owner.project != self.exchange.attempt.key.project:
+                raise BadRequest("What this message names belongs to another project than the session: connect again.")
+
+    async def _record(self, text: str, kind: str, field: str) -> None:
+        """Record a session once, by upstream's first message that names it."""
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return
+        created = found.get(field) if isinstance(found, dict) else None
+        if isinstance(created, str):
+            self._created = None
+            ref = self.rules.refer(kind, created)
+            # The store has logged it; then the session cannot be resumed, and goes on.
+            with suppress(Refusal):
+                await self.resources.record(
+                    Resource(ref, self.exchange.team.id, self.exchange.attempt.key.project, self.now)
+                )
