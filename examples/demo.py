@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import threading
+import webbrowser
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -81,18 +82,23 @@ def _run(args: argparse.Namespace, folder: Path) -> int:
             if args.once:
                 say("\nAll steps are done.")
                 return 0
-            say(_invitation(url, tokens["research"], recording, transcript_id))
+            page = f"{url}/live/#token={tokens['research']}"
+            say(_invitation(url, tokens["research"], recording, transcript_id, page))
+            if not args.no_browser and _has_screen():
+                webbrowser.open(page)
             while not _pause(1.0):
                 pass
     return 0
 
 
-def _invitation(url: str, token: str, recording: Path, transcript_id: str) -> str:
+def _invitation(url: str, token: str, recording: Path, transcript_id: str, page: str) -> str:
     base, credential = f"{url}/v1/assemblyai", f'-H "Authorization: {token}"'
     return f"""
 All steps are done. The service stays up until Ctrl-C, and prints a line for each request to the pool. Try these;
 the token is the team research's, made for this run:
 
+  Transcribe live, in a browser:
+    {page}
   List the transcripts:
     curl {credential} {base}/v2/transcript
   Fetch one of them:
@@ -118,9 +124,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--port", type=int, help="port to serve on (8000, or any free one when that is taken)")
     parser.add_argument("--once", action="store_true", help="end after the steps, instead of serving until Ctrl-C")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page for live transcription")
     parser.add_argument("--file", type=Path, help="a recording of your own, instead of a generated tone")
     parser.add_argument("--region", choices=("us", "eu"), default="us", help="region of the key in ASSEMBLYAI_API_KEY")
     return parser
+
+
+def _has_screen() -> bool:
+    """Whether a browser would open in a window, and not in this terminal."""
+    if sys.platform in ("darwin", "win32"):
+        return True
+    return sys.stdout.isatty() and bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _pause(seconds: float) -> bool:

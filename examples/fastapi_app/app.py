@@ -6,15 +6,18 @@
     python -m examples.fastapi_app.manage init
     uvicorn --factory examples.fastapi_app.app:create_app
 
-Every request below ``/v1/assemblyai`` is the pool's; every other one is the notes service's, as before.
+Every request below ``/v1/assemblyai`` is the pool's; every other one is the notes service's, as before. The page
+``/live/`` transcribes while somebody speaks, with a session of the pool's.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
 
 from keypool_asgi import KeyPoolMiddleware
 
@@ -22,6 +25,8 @@ from . import notes
 from .store import Store
 
 __all__ = ["create_app"]
+
+LIVE_PAGE = Path(__file__).parent / "live"
 
 
 def create_app(store: Store | None = None, **settings: Any) -> FastAPI:
@@ -39,6 +44,7 @@ def create_app(store: Store | None = None, **settings: Any) -> FastAPI:
     app = FastAPI(title="Meeting notes")
     app.state.book = notes.Book()
     app.include_router(notes.router)
+    app.mount("/live", StaticFiles(directory=LIVE_PAGE, html=True))
     app.add_middleware(KeyPoolMiddleware, keys=store.load_keys, teams=store.find_team, **(_environment() | settings))
     return app
 

@@ -17,6 +17,7 @@ from keypool_asgi.testing import Simulator
 # The examples are run from a checkout; they are not part of the package.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
+OF_THE_TESTS = ("KEYPOOL_TESTS_REQUIRE_ALL", "KEYPOOL_ARTIFACTS")
 GOOD, SPARE, DEAD = secret("good"), secret("spare"), secret("dead")
 
 
@@ -48,5 +49,5 @@ def _transcriber(base: str, token: str) -> Iterator[assemblyai.Transcriber]:
 @pytest.fixture(autouse=True)
 def no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("ASSEMBLYAI_", "KEYPOOL_", "TEAM_")) and name != "KEYPOOL_TESTS_REQUIRE_ALL":
+        if name.startswith(("ASSEMBLYAI_", "KEYPOOL_", "TEAM_")) and name not in OF_THE_TESTS:
             monkeypatch.delenv(name)
