@@ -50,7 +50,7 @@ def for_caller(close: Close) -> Close:
         return Close(1000)
     if may_be_sent(close.code):
         return Close(close.code, shortened(close.reason))
-    return Close(1011, shortened(close.reason or "AssemblyAI broke off the connection."))
+    return Close(1011, shortened(close.reason or "The upstream connection broke off."))
 
 
 def for_upstream(close: Close) -> Close:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from enum import Enum
+from sys import float_info
 from typing import TypeGuard
 
 from .close_codes import for_caller, for_upstream
@@ -223,8 +224,7 @@ def is_notable(session: Session, event: FromUpstream | FromCaller) -> bool:
         return True
     if not isinstance(event.message, str):
         return False
-    kinds = session.rules.closing if isinstance(event, FromUpstream) else session.rules.ends
-    return any(kind in event.message for kind in kinds)
+    return _mentions(event.message, session.rules.closing if isinstance(event, FromUpstream) else session.rules.ends)
 
 
 def step(session: Session, event: Event) -> Step:  # noqa: PLR0911 - one for each event
@@ -250,11 +250,11 @@ def step(session: Session, event: Event) -> Step:  # noqa: PLR0911 - one for eac
 
 def closing_figures(message: str, rules: SessionRules) -> dict[str, float] | None:
     """The figures of upstream's closing message, or None when it is another message."""
-    found = _object(message)
-    if found is None or found.get("type") not in rules.closing:
+    found = _object_of(message, rules.closing)
+    if found is None:
         return None
     names = [name for name in (rules.session_figure, rules.audio_figure) if name]
-    return {name: float(value) for name in names if _is_number(value := found.get(name))}
+    return {name: float(value) for name in names if _is_figure(value := found.get(name))}
 
 
 def _upgraded(session: Session) -> Step:
@@ -266,9 +266,10 @@ def _upgraded(session: Session) -> Step:
 def _from_upstream(session: Session, message: str | bytes) -> Step:
     if not session.proved:
         verdict = session.rules.judge(message)
-        if verdict is not None:
+        if verdict is None:
+            return _served(session, message)
+        if _is_refused(session, verdict):
             return _refused(session, verdict)
-        return _served(session, message)
     forward: tuple[Command, ...] = (ToCaller(message),) if session.caller_open else ()
     figures = closing_figures(message, session.rules) if isinstance(message, str) else None
     if figures is None:
@@ -288,24 +289,30 @@ def _served(session: Session, message: str | bytes) -> Step:
     return session, first + rest
 
 
+def _is_refused(session: Session, verdict: Verdict) -> bool:
+    """Whether the session ends here. A caller that was accepted already is told of upstream's failures, not of keys."""
+    return session.phase is Phase.OPENING or verdict.blames_key
+
+
 def _refused(session: Session, verdict: Verdict) -> Step:
     if session.phase is Phase.OPENING:
         return replace(session, phase=Phase.OVER), (GiveUp(verdict),)
-    commands: tuple[Command, ...] = (Judge(verdict), CloseUpstream(session.leaving))
-    return _over(replace(session, parting=NO_KEY), commands)
+    if session.phase is Phase.LIVE:
+        session = replace(session, parting=NO_KEY)
+    return _over(session, (Judge(verdict), CloseUpstream(session.leaving)))
 
 
 def _from_caller(session: Session, message: str | bytes) -> Step:
     if session.phase is not Phase.LIVE:
         return session, ()
-    ended = session.ended or (isinstance(message, str) and _type(message) in session.rules.ends)
+    ended = session.ended or (isinstance(message, str) and _object_of(message, session.rules.ends) is not None)
     return replace(session, ended=ended), (ToUpstream(message),)
 
 
 def _upstream_ended(session: Session, close: Close) -> Step:
     if not session.proved:
         verdict = session.rules.judge(close)
-        if verdict is not None:
+        if verdict is not None and _is_refused(session, verdict):
             return _refused(session, verdict)
     if session.phase is Phase.OPENING:
         return replace(session, phase=Phase.OVER), (Accept(), CloseCaller(for_caller(close)))
@@ -346,18 +353,22 @@ def _over(session: Session, commands: tuple[Command, ...]) -> Step:
     return replace(session, phase=Phase.OVER), commands
 
 
-def _type(message: str) -> object:
-    found = _object(message)
-    return None if found is None else found.get("type")
+def _mentions(message: str, kinds: frozenset[str]) -> bool:
+    return any(kind in message for kind in kinds)
 
 
-def _object(message: str) -> dict[str, object] | None:
+def _object_of(message: str, kinds: frozenset[str]) -> dict[str, object] | None:
+    """The JSON object of a message of one of these types, or None. A type in escaped letters is nobody's."""
+    if not _mentions(message, kinds):
+        return None
     try:
         found = json.loads(message)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    kind = found.get("type") if isinstance(found, dict) else None
+    return found if isinstance(kind, str) and kind in kinds else None
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_figure(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite number from 0 on; JSON readers also take NaN, Infinity and longer integers."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= float_info.max

@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
-from functools import lru_cache
+import math
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qs
+
+from cachetools import LRUCache
 
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
-from keypool_asgi.core.limits import Charge, quota_exceeded
+from keypool_asgi.core.charging import Plan, Tariff, subject_of
+from keypool_asgi.core.limits import Charge, Denial, quota_exceeded
+from keypool_asgi.core.messages import Headers
+from keypool_asgi.core.metering import readable_codings
+from keypool_asgi.core.operations import Operation
+from keypool_asgi.core.rate_fields import rate_fields
+from keypool_asgi.core.reservations import Standing, remaining, standing
 from keypool_asgi.core.teams import Team
-from keypool_asgi.errors import Refusal
+from keypool_asgi.errors import ConfigurationError, QuotaExceeded, Refusal
 from keypool_asgi.exchange import Exchange
-from keypool_asgi.ports import QuotaStore
+from keypool_asgi.ports import QuotaKeeper
+from keypool_asgi.stores.quotas import MemoryQuotas
 
+from .quota_account import Account, Parts, job_permit
+from .quota_answer import MeteredAnswer
+from .quota_body import CountedBody
+from .quota_session import SessionQuota
 from .stage import Stage
+from .ticker import Ticker
 
-__all__ = ["Quota", "charges_of"]
+__all__ = ["Quota"]
+
+_PLANS = 8192
+_SETTLED_JOBS = 8192
+
+# How often sessions are looked at, and how many permits are renewed at the same time.
+_VISIT_SECONDS = 1.0
+_RENEWED_AT_ONCE = 64
 
 
 class Quota(Stage):
@@ -24,70 +48,315 @@ class Quota(Stage):
     Args:
         app: the next stage.
         quotas: the store that counts.
-        renew_seconds: how often a long exchange prolongs its permit; well below the store's time to live for permits.
+        tariff: what operations use up, and what that costs. None: requests, concurrency and streams only.
+        renew_seconds: how often open permits are prolonged; well below the store's time to live for permits.
+        window_seconds: seconds of a session that are admitted at once.
+        stop_seconds: how long before the end of what was admitted a session is ended: what upstream may still charge
+            while it ends.
+        upload_step_bytes: bytes of a body without a declared length that are held at once.
+        job_seconds: for how long a job's figure is waited for. Then it counts as it was estimated.
+        rate_limit_fields: whether answers say what is left, in ``RateLimit`` and ``X-RateLimit-*``. Upstream's fields
+            of these names, which are about the operator's account, pass only where the team has no limit.
+        shared: whether a team may fetch other teams' jobs, so that every fetched job is looked at.
+        clock: Unix time in seconds.
+
+    Raises:
+        ConfigurationError: a number is out of its range.
     """
 
-    def __init__(self, app: ASGIApp, *, quotas: QuotaStore, renew_seconds: float = 20.0) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        quotas: QuotaKeeper,
+        tariff: Tariff | None = None,
+        renew_seconds: float = 20.0,
+        window_seconds: int = 30,
+        stop_seconds: float = 3.0,
+        upload_step_bytes: int = 8 * 1024**2,
+        job_seconds: float = 7 * 86400.0,
+        rate_limit_fields: bool = True,
+        shared: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         super().__init__(app)
+        _check(
+            renew_seconds=renew_seconds,
+            window_seconds=window_seconds,
+            stop_seconds=stop_seconds,
+            upload_step_bytes=upload_step_bytes,
+            job_seconds=job_seconds,
+        )
         self.quotas = quotas
-        self.renew_seconds = renew_seconds
+        self.tariff = tariff or Tariff()
+        self.window_seconds = window_seconds
+        self.stop_seconds = stop_seconds
+        self.upload_step_bytes = upload_step_bytes
+        self.job_seconds = job_seconds
+        self.rate_limit_fields = rate_limit_fields
+        self.shared = shared
+        self.clock = clock
+        self._plans: LRUCache[tuple[str, str], Plan] = LRUCache(_PLANS)
+        self._settled: LRUCache[str, None] = LRUCache(_SETTLED_JOBS)
+        self._renewing: Ticker[str] = Ticker(renew_seconds, self._renew)
+        self._sessions: Ticker[SessionQuota] = Ticker(_VISIT_SECONDS, _visit)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._in_memory = isinstance(quotas, MemoryQuotas)
 
     async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Reserve, go on, and settle or release whatever happened."""
-        charges = charges_of(exchange.team)
-        if not charges:
+        plan = self._plan(exchange.team, exchange.operation)
+        if not plan.limits and not plan.finishes and not (self.shared and plan.metering.ends):
             await self.app(scope, receive, send)
             return
-        denial = await self.quotas.reserve(exchange.request_id, charges)
-        if denial is not None:
-            raise quota_exceeded(denial)
-        renewal = _Renewal(self.quotas, exchange.request_id, self.renew_seconds)
+        account = Account(self.quotas, self.tariff, plan, exchange.request_id, self._renewing)
+        if scope["type"] == "websocket":
+            await self._serve_session(exchange, account, scope, receive, send)
+        else:
+            await self._serve_request(exchange, account, scope, receive, send)
+
+    async def remaining(self, team: Team, operation: Operation, unit: str) -> int | None:
+        """How many of a unit a team may still use up in an operation; None when no limit counts that.
+
+        Advisory: what is reserved counts, what is asked does not. For capping what is handed out, such as the longest
+        session by a temporary token.
+
+        Raises:
+            StoreUnavailable: nobody can say.
+        """
+        charges = [charge for charge in self._plan(team, operation).limits if charge.limit.unit == unit]
+        if not charges:
+            return None
+        return remaining(await self.quotas.levels(charges), charges, unit, self._now())
+
+    # HTTP
+
+    async def _serve_request(
+        self, exchange: Exchange, account: Account, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        plan, body = account.plan, None
+        answer = MeteredAnswer(send, plan, lambda: self._fields(plan), self._began(account))
         try:
+            scope = await self._admit_request(exchange, account, scope)
+            if plan.body or (plan.metering.body and "cost" in plan.settles):
+                receive = body = CountedBody(receive, account, self.upload_step_bytes)
+            await self.app(scope, receive, answer)
+        finally:
+            await self._finish(self._end_request(exchange, account, answer, body), waits=not self._in_memory)
+        if body is not None and body.broken_off and answer.status is None:
+            raise self._exceeded(account)
+
+    async def _admit_request(self, exchange: Exchange, account: Account, scope: Scope) -> Scope:
+        """Hold what the request may use up. Returns the scope to go on with.
+
+        Raises:
+            QuotaExceeded: it does not fit.
+        """
+        plan, charges = account.plan, list(account.plan.held)
+        if plan.metering.lasts is not None:
+            return await self._admit_minting(account, scope)
+        if plan.body:
+            length = exchange.framing.length or 0
+            charges += [Charge(one.subject, one.limit, length) for one in plan.body]
+            account.parts = Parts(plan.body[0].limit.unit, length)
+        await self._admit(account, charges)
+        await self._admit(account, plan.job, account.job)
+        if plan.metering.figures is not None:
+            return {**scope, "headers": readable_codings(scope["headers"])}
+        return scope
+
+    async def _admit_minting(self, account: Account, scope: Scope) -> Scope:
+        """Hold the longest session that a temporary token can open, or shorten that to what is left.
+
+        Nobody will see what such a session really uses: it is the caller's own with AssemblyAI.
+        """
+        metering, held = account.plan.metering, account.plan.held
+        unit, name = metering.units[0], (metering.lasts or "").encode()
+        if not any(one.limit.unit in (unit, "cost") for one in held):
+            await self._admit(account, held)
+            return scope
+        given = parse_qs(scope["query_string"]).get(name, [b""])[0]
+        wanted = int(given) if given.isdigit() and len(given) < 10 else metering.longest
+        seconds = wanted = min(max(wanted, metering.shortest), metering.longest)
+        if not await account.reserve(self._lasting(account, seconds)):
+            left = remaining(await self.quotas.levels(held), held, unit, self._now())
+            seconds = wanted if left is None else min(left, wanted)
+            if not metering.shortest <= seconds < wanted:
+                raise self._exceeded(account)
+            await self._admit(account, self._lasting(account, seconds))
+        if given == str(seconds).encode():
+            return scope
+        return {**scope, "query_string": _with_parameter(scope["query_string"], name, seconds)}
+
+    def _lasting(self, account: Account, seconds: int) -> list[Charge]:
+        """What is held for a token that opens a session of this length."""
+        metered = (account.plan.metering.units[0], "cost")
+        others = [one for one in account.plan.held if one.limit.unit not in metered]
+        long = [one for one in account.plan.held if one.limit.unit in metered]
+        return others + account.of_amount(long, metered[0], seconds)
+
+    async def _admit(self, account: Account, charges: Sequence[Charge], permit_id: str | None = None) -> None:
+        if charges and not await account.reserve(charges, permit_id):
+            raise self._exceeded(account)
+
+    async def _end_request(
+        self, exchange: Exchange, account: Account, answer: MeteredAnswer, body: CountedBody | None
+    ) -> None:
+        plan, total = account.plan, body.total if body is not None else 0
+        if not exchange.reached_upstream:
+            await account.release()
+            return
+        if answer.succeeded:
+            used = self._used(plan, answer, total)
+        else:
+            # What failed is free. An answer that never came may have been made: it counts as it was reserved.
+            used = {} if answer.status is None else dict.fromkeys(plan.settles, 0)
+            await account.settle(account.job, {} if answer.status is None else _none_of(plan.job))
+        if plan.metering.ends is not None:
+            await self._settle_job(exchange, plan, used)
+            used = {}
+        await account.settle_all(used, total)
+
+    def _used(self, plan: Plan, answer: MeteredAnswer, total: int) -> dict[str, int]:
+        """What a request has used and what that costs, by unit; empty when its answer does not say so."""
+        figures, model = answer.figures()
+        if plan.metering.body is not None and total:
+            figures = {**(figures or {}), plan.metering.body: total}
+        return {} if figures is None else self.tariff.used(plan.metering.begun_by or plan.operation, figures, model)
+
+    def _began(self, account: Account) -> Callable[[str], Coroutine[Any, Any, None]]:
+        async def began(job_id: str) -> None:
+            try:
+                await account.hand_over(job_permit(account.plan.operation, job_id), self.job_seconds)
+            except Refusal:
+                return  # the store has logged it; what the job may cost is settled as it was estimated
+
+        return began
+
+    async def _settle_job(self, exchange: Exchange, plan: Plan, figures: Mapping[str, int]) -> None:
+        """Settle a job by its figure, once that is known, whoever asks and however often."""
+        permit_id = job_permit(plan.metering.begun_by, exchange.ids.get(plan.metering.ends or "", ""))
+        if not figures or permit_id in self._settled:
+            return
+        try:
+            await self.quotas.settle(permit_id, figures)
+        except Refusal:
+            return  # the store has logged it; the next one who asks settles it
+        self._settled[permit_id] = None
+
+    # WebSocket
+
+    async def _serve_session(
+        self, exchange: Exchange, account: Account, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        plan, session = account.plan, SessionQuota(exchange, account, self.window_seconds, self.stop_seconds)
+        try:
+            charges = list(plan.held)
+            if plan.session and plan.metering.session is not None:
+                window = self._first_window(plan)
+                charges += account.of_amount(plan.session, plan.metering.session, window)
+                account.parts = Parts(plan.metering.session, window)
+                self._sessions.add(session)
+            await self._admit(account, charges)
             await self.app(scope, receive, send)
         finally:
-            renewal.stop()
-            # The store has logged it and the caller has been answered; the permit then expires by itself.
-            with suppress(Refusal):
-                await self._end(exchange)
+            self._sessions.discard(session)
+            await self._finish(self._end_session(exchange, account, session), waits=True)
 
-    async def _end(self, exchange: Exchange) -> None:
-        """Settle what reached upstream; what did not cost nothing."""
-        if exchange.reached_upstream:
-            await self.quotas.settle(exchange.request_id, {})
+    def _first_window(self, plan: Plan) -> int:
+        """A window, or the whole of a limit that is smaller."""
+        limits = [one.limit.amount for one in plan.session if one.limit.unit == plan.metering.session]
+        return min([self.window_seconds, *limits])
+
+    async def _end_session(self, exchange: Exchange, account: Account, session: SessionQuota) -> None:
+        await session.end()
+        meter = exchange.session
+        if meter is None or meter.opened is None:
+            await account.release()
+            return
+        plan = account.plan
+        figures = {
+            unit: math.ceil(meter.figures[member])
+            for member, unit in (plan.metering.closing or {}).items()
+            if member in meter.figures and unit != plan.metering.session
+        }
+        used = self.tariff.used(plan.operation, figures) if figures or plan.session else {}
+        await account.settle_all(used, session.used())
+
+    # Both
+
+    async def _finish(self, work: Coroutine[Any, Any, None], *, waits: bool) -> None:
+        """End what was held, even if this task is cancelled meanwhile. What never waits costs no task."""
+        if waits:
+            await asyncio.shield(self._keep(work))
         else:
-            await self.quotas.release(exchange.request_id)
+            await work
+
+    def _exceeded(self, account: Account) -> QuotaExceeded:
+        denial = account.denial
+        if denial is None:
+            raise RuntimeError("nothing was denied")
+        return quota_exceeded(denial, tuple(self._fields(account.plan, denial)))
+
+    def _fields(self, plan: Plan, denial: Denial | None = None) -> Headers:
+        """The response fields that say what is left, as far as this process knows."""
+        if not self.rate_limit_fields:
+            return []
+        levels, now = self.quotas.seen(plan.limits), self._now()
+        slots = {one.slot: one.limit for one in plan.limits if one.slot in levels}
+        standings = {slot: standing(limit, levels[slot], now) for slot, limit in slots.items()}
+        if denial is not None:
+            charge = denial.charge
+            left = standings[charge.slot].remaining if charge.slot in standings else 0
+            standings[charge.slot] = Standing(charge.limit, min(left, charge.amount - 1), denial.retry_after or 0)
+        return rate_fields(list(standings.values()))
+
+    def _plan(self, team: Team, operation: Operation) -> Plan:
+        key = (team.id, operation.name)
+        plan = self._plans.get(key)
+        # A directory may give another team of the same id at any time: its limits have changed then.
+        if plan is None or (plan.team is not team and plan.team != team):
+            plan = self.tariff.plan(team, subject_of("team", team.id), team.limits, operation)
+            self._plans[key] = plan
+        return plan
+
+    def _now(self) -> int:
+        return int(self.clock() * 1e6)
+
+    def _renew(self, permits: list[str]) -> None:
+        self._keep(self._renew_all(permits))
+
+    async def _renew_all(self, permits: list[str]) -> None:
+        for first in range(0, len(permits), _RENEWED_AT_ONCE):
+            some = permits[first : first + _RENEWED_AT_ONCE]
+            # A store that is away for a moment must not end exchanges; their permits live on until they expire.
+            for outcome in await asyncio.gather(*map(self.quotas.renew, some), return_exceptions=True):
+                if isinstance(outcome, BaseException) and not isinstance(outcome, Refusal):
+                    raise outcome
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
 
-@lru_cache(maxsize=4096)
-def charges_of(team: Team) -> tuple[Charge, ...]:
-    """What one exchange of a team is charged: one of each limit's unit."""
-    subject = f"team:{team.id}"
-    return tuple([Charge(subject, limit) for limit in team.limits])
+def _visit(sessions: list[SessionQuota]) -> None:
+    for session in sessions:
+        session.visit()
 
 
-class _Renewal:
-    """Prolongs a permit now and then, by a timer: an exchange that ends before the first one costs no task."""
+def _none_of(charges: Iterable[Charge]) -> dict[str, int]:
+    return {charge.limit.unit: 0 for charge in charges}
 
-    __slots__ = ("permit_id", "quotas", "seconds", "task", "timer")
 
-    def __init__(self, quotas: QuotaStore, permit_id: str, seconds: float) -> None:
-        self.quotas = quotas
-        self.permit_id = permit_id
-        self.seconds = seconds
-        self.task: asyncio.Task[None] | None = None
-        self.timer = asyncio.get_running_loop().call_later(seconds, self._begin)
+def _with_parameter(query: bytes, name: bytes, value: int) -> bytes:
+    """A query string with one parameter replaced; the rest stays as it is."""
+    kept = [part for part in query.split(b"&") if part and part.partition(b"=")[0] != name]
+    return b"&".join([*kept, b"%s=%d" % (name, value)])
 
-    def stop(self) -> None:
-        self.timer.cancel()
-        if self.task is not None:
-            self.task.cancel()
 
-    def _begin(self) -> None:
-        self.task = asyncio.get_running_loop().create_task(self._renew())
-
-    async def _renew(self) -> None:
-        while True:
-            # A store that is away for a moment must not end the exchange; the permit lives on until it expires.
-            with suppress(Refusal):
-                await self.quotas.renew(self.permit_id)
-            await asyncio.sleep(self.seconds)
+def _check(**settings: float) -> None:
+    for name, value in settings.items():
+        if not 0 < value < math.inf:
+            raise ConfigurationError(f"{name} must be greater than 0, not {value!r}")

@@ -308,6 +308,18 @@ class _Session:
         Raises:
             OSError: the caller has left.
         """
+        commands = await self._pass_on()
+        if self.state.phase is not Phase.OVER:
+            # Upstream has sent its closing figures; its close frame comes at once, or is not worth waiting for.
+            try:
+                async with asyncio.timeout(self.limits.closing_seconds):
+                    commands = await self._pass_on()
+            except TimeoutError:
+                commands = self._decide(Overdue())
+        return commands
+
+    async def _pass_on(self) -> tuple[Command, ...]:
+        """Pass messages on until closing figures come, or the session is over. Returns what is left to be done."""
         socket, send, meter = self._open_socket(), self.send, self.meter
         while True:
             event = _event(await socket.receive())
@@ -320,6 +332,8 @@ class _Session:
                 return commands
             for command in commands:
                 await self._carry_out(command)
+            if any(isinstance(command, NoteFigures) for command in commands):
+                return ()
 
     async def _hear(self, receive: Receive) -> Event:
         """Pass the caller's messages on until it leaves, or must be stopped. Returns which."""

@@ -39,6 +39,7 @@ class SocketWatch:
     __slots__ = (
         "_connected",
         "_denial",
+        "_denial_body",
         "_form",
         "_gone",
         "_receive",
@@ -63,6 +64,7 @@ class SocketWatch:
         self._connected = False
         self._gone: Message | None = None
         self._denial: Message | None = None
+        self._denial_body = b""
         self.status: int | None = None
         self.close_code: int | None = None
         self.complete = False
@@ -125,17 +127,20 @@ class SocketWatch:
         await self._send(message)
 
     async def _deny(self, message: Message) -> None:
+        self._denial_body += message.get("body", b"")
+        if message.get("more_body", False):
+            return
         start, self._denial = self._denial, None
         await self._connect()
         if start is None or self._gone is not None:
             return
         if self._form == "in_band":
-            await self._deny_in_band(start["status"], message.get("body", b""))
+            await self._deny_in_band(start["status"], self._denial_body)
         elif _EXTENSION in (self._scope.get("extensions") or {}):
             self.complete = True
             self._gone = {"type": "websocket.disconnect", "code": 1006}
             await self._send(start)
-            await self._send(message)
+            await self._send({"type": message["type"], "body": self._denial_body})
         else:
             await self._close({"type": "websocket.close"})
 

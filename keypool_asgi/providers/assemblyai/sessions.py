@@ -37,8 +37,12 @@ def judge_session(first: str | bytes | Close) -> Verdict | None:
     if found is None:
         return None
     code = found.get("error_code", found.get("code"))
-    text = found.get("error", found.get("message"))
-    return _judge(code if isinstance(code, int) else _AGENT_CODES.get(str(code).lower(), 0), str(text))
+    text = str(found.get("error", found.get("message")))
+    if not isinstance(code, int):
+        # Another name counts only by a text that begins as refusals do.
+        unnamed = 1008 if text.lower().startswith(_UNAUTHORIZED) else 0
+        code = _AGENT_CODES.get(str(code).lower(), unnamed)
+    return _judge(code, text)
 
 
 # Voice agents name their errors instead of numbering them.
