@@ -108,7 +108,7 @@ class Relay(Stage):
 
     async def _part(self, session: _Session) -> None:
         """End the session upstream, whatever becomes of this task; only a caller that stays waits for it."""
-        if session.socket is None:
+        if session.is_closed:
             return
         parting = asyncio.get_running_loop().create_task(session.part())
         self._partings.add(parting)
@@ -152,6 +152,7 @@ class _Session:
         self.state = begin(rules)
         self.left = _VANISHED
         self.stop: asyncio.Future[Close] = self.loop.create_future()
+        self.opening: asyncio.Task[tuple[Command, ...]] | None = None
         self.socket: UpstreamSocket | None = None
         self.moved_on = False
         self.meter = SessionMeter()
@@ -173,9 +174,23 @@ class _Session:
         finally:
             self.exchange.on_stop = None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether there is nothing to end upstream."""
+        return self.socket is None and (self.opening is None or self.opening.done())
+
     async def part(self) -> None:
-        """End upstream's side in order, within the time for that."""
-        socket = self._open_socket()
+        """End upstream's side in order, within the time for that.
+
+        An upgrade that is under way is let come to its end: upstream may have begun a session already, which would run
+        on, and cost, for hours if nobody told it that it is over.
+        """
+        if self.opening is not None:
+            await asyncio.wait([self.opening])
+        if self.socket is not None:
+            await self._end(self.socket)
+
+    async def _end(self, socket: UpstreamSocket) -> None:
         try:
             async with asyncio.timeout(self.limits.closing_seconds):
                 commands = self._decide(self.left)
@@ -200,16 +215,18 @@ class _Session:
             UpstreamError: upstream does not serve.
             Draining: the process is about to end.
         """
-        opening = self.loop.create_task(self._open(head))
+        self.opening = opening = self.loop.create_task(self._open(head))
+        opening.add_done_callback(_retrieve)
         leaving = self.loop.create_task(_left(receive))
         try:
             await asyncio.wait((opening, leaving, self.stop), return_when=asyncio.FIRST_COMPLETED)
         finally:
+            if self.socket is not None:
+                opening.cancel()  # upstream has upgraded, and only its first message is waited for
             await _ended(leaving)
-            if not opening.done():
-                await _ended(opening)
-        if not opening.cancelled():
+        if opening.done() and not opening.cancelled():
             return opening.result()
+        self.moved_on = True
         if self.stop.done():
             raise Draining("This server is shutting down; connect again, to another one.", retry_after=1.0)
         self.left = leaving.result()
@@ -263,8 +280,7 @@ class _Session:
                 for command in speaking.result():
                     await self._carry_out(command)
         finally:
-            await _ended(speaking)
-            await _ended(hearing)
+            await _ended(speaking, hearing)
 
     async def _ending(self, speaking: asyncio.Task[tuple[Command, ...]], hearing: asyncio.Task[Event]) -> Event | None:
         """Wait for what ends the session: the caller, ourselves, or None when upstream has ended it."""
@@ -398,6 +414,12 @@ class _Session:
         return self.socket
 
 
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at what a task has raised: nobody else may, when the caller has left meanwhile."""
+    if not task.cancelled():
+        task.exception()
+
+
 async def _left(receive: Receive) -> CallerLeft:
     """Wait until the caller leaves. Before it is accepted it can do nothing else."""
     while (message := await receive())["type"] != "websocket.disconnect":
@@ -405,11 +427,12 @@ async def _left(receive: Receive) -> CallerLeft:
     return CallerLeft(_close_of(message))
 
 
-async def _ended(task: asyncio.Task[Any]) -> None:
-    """Cancel a task, and wait until it has ended. What it raised is its reader's affair."""
-    if not task.done():
-        task.cancel()
-        await asyncio.wait([task])
+async def _ended(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks, and wait until they have ended. What they raised is their readers' affair."""
+    for task in tasks:
+        task.cancel()  # all before any wait, which may be cut short itself
+    if running := [task for task in tasks if not task.done()]:
+        await asyncio.wait(running)
 
 
 def _event(message: str | bytes | Close) -> FromUpstream | UpstreamEnded:

@@ -19,6 +19,8 @@ UNFINISHED = frozenset({"queued", "processing"})
 
 # A host such as cdn.assemblyai.com or cdn.eu.assemblyai.com, and a UUID, without their punctuation.
 _UPLOAD_HOST = re.compile(r"cdn[a-z0-9]*assemblyaicom")
+# Voices of AssemblyAI's own library have UUIDs, too. LiveKit's plugin speaks with this one when nobody chooses.
+_LIBRARY_VOICES = frozenset({"987db62e-a2c2-569a-9c4d-82460cdea1bd"})
 _UUID_DIGITS = re.compile(r"[0-9a-f]{32}")
 _MOST_SHOWN = 2048
 _LOOKUP_ERROR = "transcript lookup error"
@@ -40,7 +42,7 @@ def is_known(ref: Ref) -> bool:
     if ref.kind == "upload":
         return bool(_UPLOAD_HOST.search(_squeezed(ref.id)))
     if ref.kind == "voice":
-        return bool(_UUID_DIGITS.search(_squeezed(ref.id)))
+        return ref.id not in _LIBRARY_VOICES and bool(_UUID_DIGITS.search(_squeezed(ref.id)))
     return True
 
 
