@@ -57,6 +57,9 @@ class Quota(Stage):
         job_seconds: for how long a job's figure is waited for. Then it counts as it was estimated.
         rate_limit_fields: whether answers say what is left, in ``RateLimit`` and ``X-RateLimit-*``. Upstream's fields
             of these names, which are about the operator's account, pass only where the team has no limit.
+        max_token_seconds: how long a session may last that a temporary token of AssemblyAI's opens; that much is held
+            when one is minted, or what is left. None: nothing is held, because tokens are made here and their
+            sessions are counted when they come.
         shared: whether a team may fetch other teams' jobs, so that every fetched job is looked at.
         clock: Unix time in seconds.
 
@@ -76,6 +79,7 @@ class Quota(Stage):
         upload_step_bytes: int = 8 * 1024**2,
         job_seconds: float = 7 * 86400.0,
         rate_limit_fields: bool = True,
+        max_token_seconds: int | None = 10_800,
         shared: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -94,6 +98,7 @@ class Quota(Stage):
         self.upload_step_bytes = upload_step_bytes
         self.job_seconds = job_seconds
         self.rate_limit_fields = rate_limit_fields
+        self.max_token_seconds = max_token_seconds
         self.shared = shared
         self.clock = clock
         self._plans: LRUCache[tuple[str, str], Plan] = LRUCache(_PLANS)
@@ -154,7 +159,7 @@ class Quota(Stage):
         """
         plan, charges = account.plan, list(account.plan.held)
         if plan.metering.lasts is not None:
-            return await self._admit_minting(account, scope)
+            return await self._admit_minting(account, scope, plan.metering.lasts.encode())
         if plan.body:
             length = exchange.framing.length or 0
             charges += [Charge(one.subject, one.limit, length) for one in plan.body]
@@ -165,19 +170,21 @@ class Quota(Stage):
             return {**scope, "headers": readable_codings(scope["headers"])}
         return scope
 
-    async def _admit_minting(self, account: Account, scope: Scope) -> Scope:
+    async def _admit_minting(self, account: Account, scope: Scope, name: bytes) -> Scope:
         """Hold the longest session that a temporary token can open, or shorten that to what is left.
 
         Nobody will see what such a session really uses: it is the caller's own with AssemblyAI.
         """
         metering, held = account.plan.metering, account.plan.held
-        unit, name = metering.units[0], (metering.lasts or "").encode()
-        if not any(one.limit.unit in (unit, "cost") for one in held):
-            await self._admit(account, held)
+        unit = metering.units[0]
+        long = [one for one in held if one.limit.unit in (unit, "cost")]
+        if not long or self.max_token_seconds is None:
+            await self._admit(account, [one for one in held if one not in long])
             return scope
         given = parse_qs(scope["query_string"]).get(name, [b""])[0]
-        wanted = int(given) if given.isdigit() and len(given) < 10 else metering.longest
-        seconds = wanted = min(max(wanted, metering.shortest), metering.longest)
+        longest = min(metering.longest, self.max_token_seconds)
+        wanted = int(given) if given.isdigit() and len(given) < 10 else longest
+        seconds = wanted = min(max(wanted, metering.shortest), longest)
         if not await account.reserve(self._lasting(account, seconds)):
             left = remaining(await self.quotas.levels(held), held, unit, self._now())
             seconds = wanted if left is None else min(left, wanted)

@@ -109,7 +109,10 @@ class SocketWatch:
             self._denial = message
             self.status = message["status"]
         elif kind == "websocket.http.response.body":
-            await self._deny(message)
+            try:
+                await self._deny(message)
+            except OSError:  # the caller has left: there is nobody to tell
+                self.complete = False
         else:
             await self._send(message)
 
