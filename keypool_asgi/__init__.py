@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from keypool_asgi.core.keys import Secret, UpstreamKey
     from keypool_asgi.core.limits import Charge, Denial, Limit
     from keypool_asgi.core.resources import Page, Ref, Resource
+    from keypool_asgi.core.sessions import SessionLimits
     from keypool_asgi.core.teams import Team
     from keypool_asgi.errors import ConfigurationError, KeyPoolError, Refusal
     from keypool_asgi.stack import KeyPool, KeyPoolMiddleware
@@ -38,6 +39,7 @@ __all__ = [
     "Resource",
     "ResourceCallbacks",
     "Secret",
+    "SessionLimits",
     "Team",
     "Timeouts",
     "UpstreamKey",
@@ -48,6 +50,7 @@ _HOMES = {
     "keypool_asgi.core.keys": ("Secret", "UpstreamKey"),
     "keypool_asgi.core.limits": ("Charge", "Denial", "Limit"),
     "keypool_asgi.core.resources": ("Page", "Ref", "Resource"),
+    "keypool_asgi.core.sessions": ("SessionLimits",),
     "keypool_asgi.core.teams": ("Team",),
     "keypool_asgi.errors": ("ConfigurationError", "KeyPoolError", "Refusal"),
     "keypool_asgi.stack": ("KeyPool", "KeyPoolMiddleware"),

@@ -156,9 +156,15 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """This key will not serve the session: end the connection, and say why."""
+    """This key will not serve the session: end the connection, and say why.
+
+    Attributes:
+        verdict: what that says about the key.
+        said: upstream's own words, if it has said any.
+    """
 
     verdict: Verdict
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +275,7 @@ def _from_upstream(session: Session, message: str | bytes) -> Step:
         if verdict is None:
             return _served(session, message)
         if _is_refused(session, verdict):
-            return _refused(session, verdict)
+            return _refused(session, verdict, _error_text(message))
     forward: tuple[Command, ...] = (ToCaller(message),) if session.caller_open else ()
     figures = closing_figures(message, session.rules) if isinstance(message, str) else None
     if figures is None:
@@ -294,9 +300,9 @@ def _is_refused(session: Session, verdict: Verdict) -> bool:
     return session.phase is Phase.OPENING or verdict.blames_key
 
 
-def _refused(session: Session, verdict: Verdict) -> Step:
+def _refused(session: Session, verdict: Verdict, said: str) -> Step:
     if session.phase is Phase.OPENING:
-        return replace(session, phase=Phase.OVER), (GiveUp(verdict),)
+        return replace(session, phase=Phase.OVER), (GiveUp(verdict, said),)
     if session.phase is Phase.LIVE:
         session = replace(session, parting=NO_KEY)
     return _over(session, (Judge(verdict), CloseUpstream(session.leaving)))
@@ -313,7 +319,7 @@ def _upstream_ended(session: Session, close: Close) -> Step:
     if not session.proved:
         verdict = session.rules.judge(close)
         if verdict is not None and _is_refused(session, verdict):
-            return _refused(session, verdict)
+            return _refused(session, verdict, close.reason)
     if session.phase is Phase.OPENING:
         return replace(session, phase=Phase.OVER), (Accept(), CloseCaller(for_caller(close)))
     if session.phase is Phase.LIVE:
@@ -351,6 +357,16 @@ def _over(session: Session, commands: tuple[Command, ...]) -> Step:
     if session.caller_open:
         commands = (*commands, CloseCaller(session.parting))
     return replace(session, phase=Phase.OVER), commands
+
+
+def _error_text(message: str | bytes) -> str:
+    """What an error message says, for people."""
+    try:
+        found = json.loads(message)
+    except (ValueError, RecursionError):
+        return ""
+    text = found.get("error", found.get("message")) if isinstance(found, dict) else None
+    return text if isinstance(text, str) else ""
 
 
 def _mentions(message: str, kinds: frozenset[str]) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from keypool_asgi.asgi import ASGIApp, Message, Receive, Scope, Send
@@ -277,8 +278,7 @@ class _Session:
             elif isinstance(event, CallerLeft):
                 self.left = event
             else:
-                for command in speaking.result():
-                    await self._carry_out(command)
+                await self._end_with(speaking.result())
         finally:
             await _ended(speaking, hearing)
 
@@ -315,8 +315,14 @@ class _Session:
                 commands = await speaking
         except (TimeoutError, UpstreamError):
             commands = self._decide(Overdue())
-        for command in commands:
-            await self._carry_out(command)
+        await self._end_with(commands)
+
+    async def _end_with(self, commands: tuple[Command, ...]) -> None:
+        """Carry out what is left when the session is over. A caller that takes nothing any more is left behind."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.limits.closing_seconds):
+                for command in commands:
+                    await self._carry_out(command)
 
     async def _speak(self) -> tuple[Command, ...]:
         """Pass upstream's messages on until the session is over. Returns what is left to be done then.
@@ -327,11 +333,11 @@ class _Session:
         commands = await self._pass_on()
         if self.state.phase is not Phase.OVER:
             # Upstream has sent its closing figures; its close frame comes at once, or is not worth waiting for.
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(self.limits.closing_seconds):
                     commands = await self._pass_on()
-            except TimeoutError:
-                commands = self._decide(Overdue())
+        if self.state.phase is not Phase.OVER:
+            commands = self._decide(Overdue())
         return commands
 
     async def _pass_on(self) -> tuple[Command, ...]:
@@ -401,7 +407,7 @@ class _Session:
         elif isinstance(command, GiveUp):
             self.moved_on = True
             if command.verdict.blames_key:
-                raise KeyRefused(command.verdict)
+                raise KeyRefused(command.verdict, command.said)
             raise ConnectionBroken("upstream ended the session before serving it", sent=True)
 
     def _on_stop(self, close: Close) -> None:

@@ -10,7 +10,7 @@ from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
 from keypool_asgi.core.attempts import is_borne_out
 from keypool_asgi.core.selection import Need
 from keypool_asgi.core.verdicts import Fault, Verdict
-from keypool_asgi.errors import NoAvailableKeys, UpstreamError, UpstreamFailed
+from keypool_asgi.errors import Forbidden, NoAvailableKeys, UpstreamError, UpstreamFailed
 from keypool_asgi.exchange import Attempt, Exchange
 from keypool_asgi.ports import Lease, LeasingPool
 
@@ -45,12 +45,14 @@ class SessionWalk:
         self.failed_regions: frozenset[str] = frozenset()
         self.failure: UpstreamError | None = None
         self.doubted: list[tuple[Lease, Verdict]] = []
+        self.said = ""
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the session.
 
         Raises:
             NoAvailableKeys: no key is left that could serve.
+            Forbidden: every key was refused for what may be the session's own fault.
             UpstreamFailed: no host can be reached, or none serves.
         """
         while not await self._attempt(app, scope, receive, send):
@@ -65,11 +67,13 @@ class SessionWalk:
         try:
             await app(scope, receive, send)
         except KeyRefused as refused:
+            logger.info("request %s: key %s: %s", self.exchange.request_id, lease.key.id, refused)
             self.tried |= {lease.key.id}
             if refused.verdict.certain:
                 verdict = refused.verdict
             else:
                 self.doubted.append((lease, refused.verdict))
+                self.said = refused.said
             return False
         except UpstreamError as failure:
             logger.warning("request %s: upstream failed: %s", self.exchange.request_id, failure)
@@ -91,7 +95,7 @@ class SessionWalk:
 
     async def _lease(self) -> Lease:
         if self.failure is None:
-            return await self.pool.lease(self._need(self.exchange.team.regions))
+            return await self._lease_anywhere()
         allowed = self.exchange.team.regions or self.regions
         try:
             return await self.pool.lease(self._need(allowed - self.failed_regions))
@@ -99,7 +103,16 @@ class SessionWalk:
             if self.retries_left <= 0:
                 raise UpstreamFailed.because(self.failure) from None
         self.retries_left -= 1
-        return await self.pool.lease(self._need(self.exchange.team.regions))
+        return await self._lease_anywhere()
+
+    async def _lease_anywhere(self) -> Lease:
+        try:
+            return await self.pool.lease(self._need(self.exchange.team.regions))
+        except NoAvailableKeys:
+            if self.said and len(self.doubted) == len(self.tried):
+                # Every key got an answer that may be about what was asked for: then it is the caller's to read.
+                raise Forbidden(f"AssemblyAI refuses this session: {self.said}") from None
+            raise
 
     def _need(self, regions: frozenset[str] | None) -> Need:
         return Need(

@@ -29,11 +29,13 @@ class KeyRefused(KeyPoolError):
 
     Attributes:
         verdict: what it says about the key.
+        said: upstream's own words, if it has said any.
     """
 
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(f"the key does not serve the session: {verdict.fault.value}")
+    def __init__(self, verdict: Verdict, said: str = "") -> None:
+        super().__init__(f"the key does not serve the session ({verdict.fault.value}): {said}")
         self.verdict = verdict
+        self.said = said
 
 
 class Stage:
