@@ -15,6 +15,9 @@ from keypool_asgi.core.tokens import RefusalForm
 
 __all__ = ["SocketWatch"]
 
+# Statuses of refusals that may be over in a moment.
+_RETRYABLE = frozenset({429, 502, 503, 504})
+
 _EXTENSION = "websocket.http.response"
 
 
@@ -138,7 +141,7 @@ class SocketWatch:
         if start is None or self._gone is not None:
             return
         if self._form == "in_band":
-            await self._deny_in_band(start["status"], self._denial_body)
+            await self._deny_in_band(start)
         elif _EXTENSION in (self._scope.get("extensions") or {}):
             self.complete = True
             self._gone = {"type": "websocket.disconnect", "code": 1006}
@@ -147,12 +150,23 @@ class SocketWatch:
         else:
             await self._close({"type": "websocket.close"})
 
-    async def _deny_in_band(self, status: int, body: bytes) -> None:
-        code = refusal_code(status)
-        error = {"type": "Error", "error_code": code, **_told(status, body)}
+    async def _deny_in_band(self, start: Message) -> None:
+        code = refusal_code(start["status"])
+        error = _error_message(code, start, self._denial_body)
         await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
         await self._send({"type": "websocket.send", "text": json.dumps(error)})
         await self._close({"type": "websocket.close", "code": code, "reason": shortened(str(error["error"]))})
+
+
+def _error_message(code: int, start: Message, body: bytes) -> dict[str, object]:
+    """The ``Error`` of a refusal, with what the SDKs for streaming and for speech look for in one."""
+    error: dict[str, object] = {"type": "Error", "error_code": code, **_told(start["status"], body)}
+    error["error_type"] = str(error.get("code", "refused")).lower()
+    error["retryable"] = start["status"] in _RETRYABLE
+    for name, value in start["headers"]:
+        if name == b"retry-after":
+            error["retry_after_seconds"] = int(value)
+    return error
 
 
 def _told(status: int, body: bytes) -> dict[str, object]:

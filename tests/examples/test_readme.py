@@ -52,7 +52,7 @@ def test_every_setting_is_told_and_no_other() -> None:
 def test_the_default_of_a_setting_is_the_real_one(name: str) -> None:
     told = eval(told_settings()[name], {public: getattr(keypool_asgi, public) for public in keypool_asgi.__all__})
     real = inspect.signature(_Stack.__init__).parameters[name].default
-    policies = (keypool_asgi.HealthPolicy(), keypool_asgi.Timeouts())
+    policies = (keypool_asgi.HealthPolicy(), keypool_asgi.Timeouts(), keypool_asgi.SessionLimits())
     assert told == real or (real is None and told in policies)
 
 

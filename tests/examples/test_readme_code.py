@@ -1,12 +1,11 @@
 """Every code block of the README runs, over real sockets, with the simulator where AssemblyAI would be.
 
-Each block has a name in a comment above it, and a check of that name here.
+Each has a check of its name here.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sqlite3
 import subprocess
@@ -20,14 +19,14 @@ from typing import Any
 import assemblyai
 import httpx
 import pytest
+from blocks import Blocks
 from harness import need, secret, serve, token
 from harness.tools import _node_modules
 
 from keypool_asgi import cli, stack
 from keypool_asgi.testing import Simulator, silence_wav
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-BLOCKS = dict(re.findall(r"^<!-- readme: ([\w-]+) -->\n```\w+\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
+BLOCKS = Blocks("README.md", commands=2)  # the two of "Two commands"
 
 Namespace = dict[str, Any]
 Sdk = Callable[[str, str], assemblyai.Transcriber]
@@ -47,13 +46,6 @@ def here(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "meeting.mp3").write_bytes(silence_wav(2))
 
 
-def execute(name: str, **names: Any) -> Namespace:
-    # Named, so that a traceback shows which block it was; executed as a module would be, for annotations to resolve.
-    namespace: Namespace = {"__name__": f"readme_{name}", **names}
-    exec(compile(BLOCKS[name], f"README.md, {name}", "exec"), namespace)
-    return namespace
-
-
 @contextmanager
 def pool(app: Any) -> Iterator[str]:
     with serve(app) as served:
@@ -66,17 +58,11 @@ def submit(base: str, team: str = "research") -> httpx.Response:
 
 
 def test_every_block_has_a_check() -> None:
-    fences = re.findall(r"^```(\w+)$", README, re.MULTILINE)
-    commands = 2  # the two of "Two commands", which CI runs
-    assert len(BLOCKS) == len(fences) - commands
-    checks = {
-        name.removeprefix("test_block_").replace("_", "-") for name in globals() if name.startswith("test_block_")
-    }
-    assert checks == set(BLOCKS)
+    BLOCKS.check(globals())
 
 
 def test_block_wrap(sdk: Sdk) -> None:
-    with pool(execute("wrap")["app"]) as base:
+    with pool(BLOCKS.execute("wrap")["app"]) as base:
         assert httpx.get(base.removesuffix("/v1/assemblyai")).json() == {"service": "meeting notes"}
         assert sdk(base, token("research")).transcribe("meeting.mp3").text
         assert submit(base, "archive").status_code == 403
@@ -84,7 +70,7 @@ def test_block_wrap(sdk: Sdk) -> None:
 
 
 def mounted(name: str, sdk: Sdk) -> None:
-    names = execute(name)
+    names = BLOCKS.execute(name)
     with pool(names["app"]) as base:
         assert sdk(base, token("research")).transcribe("meeting.mp3").text
     assert names["pool"]._gate.draining
@@ -107,13 +93,13 @@ def test_block_callables() -> None:
         db.execute(
             "INSERT INTO tokens VALUES (?, 'research')", (digest(b"pepper", token("research").encode(), sha256),)
         )
-    with pool(execute("callables")["app"]) as base:
+    with pool(BLOCKS.execute("callables")["app"]) as base:
         assert submit(base).status_code == 200
         assert submit(base, "unknown").status_code == 401
 
 
 def test_block_quotas() -> None:
-    names = execute("quotas")
+    names = BLOCKS.execute("quotas")
     with pool(names["app"]) as base:
         answers = [submit(base) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
@@ -122,9 +108,9 @@ def test_block_quotas() -> None:
 
 
 def test_block_state() -> None:
-    with pool(execute("state")["pool"]) as base:
+    with pool(BLOCKS.execute("state")["pool"]) as base:
         made = submit(base).json()["id"]
-    with pool(execute("state")["pool"]) as base:
+    with pool(BLOCKS.execute("state")["pool"]) as base:
         teams = [token("research"), token("archive")]
         answers = [httpx.get(f"{base}/v2/transcript/{made}", headers={"authorization": team}) for team in teams]
         nothing = httpx.get(f"{base}/v2/transcript/{made[::-1]}", headers={"authorization": teams[1]})
@@ -138,7 +124,7 @@ def test_block_adopt(simulator: Simulator, sdk: Sdk, monkeypatch: pytest.MonkeyP
     program, *arguments = shlex.split(BLOCKS["adopt"])
     assert program == "keypool"
     assert cli.main([*arguments, "--api", simulator.url]) == 0
-    with pool(execute("state")["pool"]) as base:
+    with pool(BLOCKS.execute("state")["pool"]) as base:
         adopted = httpx.get(f"{base}/v2/transcript/{transcript.id}", headers={"authorization": token("research")})
     assert adopted.json()["text"] == transcript.text
 
@@ -146,7 +132,7 @@ def test_block_adopt(simulator: Simulator, sdk: Sdk, monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def notes_example_com() -> Iterator[str]:
     """The pool that the README's callers talk to."""
-    with pool(execute("wrap")["app"]) as base:
+    with pool(BLOCKS.execute("wrap")["app"]) as base:
         yield base
 
 
@@ -207,4 +193,4 @@ def test_block_curl(notes_example_com: str, simulator: Simulator) -> None:
 
 def test_block_testing() -> None:
     with Simulator().running() as simulator:
-        execute("testing")["test_a_team_can_submit_a_job"](simulator)
+        BLOCKS.execute("testing")["test_a_team_can_submit_a_job"](simulator)
