@@ -94,7 +94,7 @@ def test_block_browser(plain: Served, simulator: Simulator, browser: Browser) ->
     browser.open(f"{plain.url}/v1/assemblyai/v2/transcript")  # any page of this origin
     code = here("browser", plain).replace("wss:", "ws:").replace("${token}", token("research"))
     browser.evaluate(f"(() => {{ {code} globalThis.live = socket; return null; }})()")
-    simulator.wait_until(lambda sim: sim.sessions and sim.sessions[-1].begun)
+    simulator.wait_until(lambda _: browser.evaluate("live.readyState === WebSocket.OPEN"))
     assert browser.evaluate("live.protocol") == "keypool"
     browser.evaluate("(() => { live.close(); return null; })()")
     simulator.wait_until(lambda sim: sim.sessions[-1].state == "terminated")
