@@ -6,6 +6,7 @@ missing from the composition.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, overload
@@ -88,7 +89,8 @@ class Exchange:
         path: upstream path, rebuilt from the operations table.
         ids: identifiers that the path names.
         framing: how the request body is delimited.
-        own_base: absolute URL of the pool as the caller sees it, without a trailing slash.
+        own_base: returns the absolute URL of the pool as the caller sees it, without a trailing slash.
+        began: when it came, in monotonic seconds.
         team: who asks. Written by auth.
         token: what it presented. Written by auth.
         attempt: the try that is going on. Set by the key selector, anew for each.
@@ -109,7 +111,8 @@ class Exchange:
     path: str
     ids: dict[str, str]
     framing: Framing
-    own_base: str
+    own_base: Callable[[], str]
+    began: float = field(default_factory=time.monotonic, init=False)
     project: str | None = field(default=None, init=False)
     temporary: bool = field(default=False, init=False)
     max_session_seconds: float | None = field(default=None, init=False)

@@ -231,6 +231,7 @@ class _Stack:
         A key source that fails now may be back when a request comes; a file of another kind will not become one.
         """
         self._gate.reopen()
+        self._sockets.warm()
         if self._owned is not None:
             await self._owned.open()
         try:

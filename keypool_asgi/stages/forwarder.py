@@ -1,15 +1,18 @@
 """Forwarder: stream one attempt to upstream and its answer back, with back-pressure both ways.
 
-One task reads the caller: first its body, then its disconnect. The exchange's own task reads upstream. Whichever ends
-first ends the other; an upload that breaks off never becomes a complete one, and an answer that breaks off is broken
-off (invariant I7).
+One task reads the caller: its body, and its disconnect. The exchange's own task reads upstream. Whichever ends first
+ends the other; an upload that breaks off never becomes a complete one, and an answer that breaks off is broken off
+(invariant I7). For a request without a body the reading task is made only when its answer does not come at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
 from keypool_asgi.core.headers import downstream_fields
@@ -20,11 +23,16 @@ from keypool_asgi.errors import BadRequest, BodyTooLarge, UpstreamError, Upstrea
 from keypool_asgi.exchange import Exchange
 from keypool_asgi.ports import UpstreamCall, UpstreamClient
 
+from .leaving import Leaving
 from .stage import AnswerBroken, Stage
 
 __all__ = ["Forwarder"]
 
 logger = logging.getLogger("keypool_asgi")
+
+
+# An exchange that takes longer than this to get here has waited for something.
+_WAITED_SECONDS = 0.005
 
 
 class _CallerGone(Exception):
@@ -100,7 +108,6 @@ class _Passage:
         self.request = request
         self.send = send
         self.started = False
-        self.opened: asyncio.Future[UpstreamCall] = asyncio.get_running_loop().create_future()
         self.writing = True
 
     async def run(self, receive: Receive) -> None:
@@ -111,10 +118,15 @@ class _Passage:
             BadRequest: the request cannot be written as HTTP.
             BodyTooLarge: the body grew over the limit before an answer had begun.
         """
+        framed = self.exchange.framing
+        if not (framed.chunked or framed.length):
+            await self._run_without_body(receive)
+            return
+        opened: asyncio.Future[UpstreamCall] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.TaskGroup() as group:
-                reading = group.create_task(self._read_caller(receive))
-                await self._answer(reading)
+                reading = group.create_task(self._read_caller(receive, opened))
+                await self._answer(opened, partial(_stopped, reading))
         except* (_CallerGone, OSError):
             # Upstream's errors are UpstreamErrors: an OSError is the server's way to say that the caller has left.
             pass
@@ -123,10 +135,23 @@ class _Passage:
             if not (self.started and isinstance(failure, BodyTooLarge)):
                 raise failure from None
 
-    async def _read_caller(self, receive: Receive) -> None:
+    async def _run_without_body(self, receive: Receive) -> None:
+        leaving = Leaving(receive)
+        try:
+            if time.monotonic() - self.exchange.began > _WAITED_SECONDS:
+                await leaving.look()  # it has waited for a key, perhaps for longer than its caller
+            await self._answer(None, leaving.stop)
+        except OSError:
+            pass  # the caller has left, as above
+        except asyncio.CancelledError:
+            if not leaving.caused():
+                raise
+        finally:
+            await leaving.stop()
+
+    async def _read_caller(self, receive: Receive, opened: asyncio.Future[UpstreamCall]) -> None:
         """Pass the body on, then wait for the caller to leave."""
-        framed = self.exchange.framing
-        call = await self.opened if framed.chunked or framed.length else None
+        call = await opened
         total, more = 0, True
         while more:
             message = await receive()
@@ -138,9 +163,9 @@ class _Passage:
                 raise BodyTooLarge(
                     f"The request body is larger than the {self.forwarder.max_body_bytes} bytes that are allowed."
                 )
-            if data and call is not None:
+            if data:
                 await self._write(call, data)
-        await self._finish(call or await self.opened)
+        await self._finish(call)
         while (await receive())["type"] != "http.disconnect":
             pass
         raise _CallerGone
@@ -159,28 +184,36 @@ class _Passage:
             with suppress(UpstreamError):
                 await call.finish()
 
-    async def _answer(self, reading: asyncio.Task[None]) -> None:
+    async def _answer(
+        self, opened: asyncio.Future[UpstreamCall] | None, stop_reading: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Open the call (for who writes a body, if there is one), and stream the answer back."""
         try:
             call = await self.forwarder.client.open(self.request)
         except ValueError:
             raise BadRequest("The request's query or header fields have characters that HTTP does not allow.") from None
         try:
-            self.opened.set_result(call)
+            if opened is None:
+                await self._finish(call)
+            else:
+                opened.set_result(call)
             head = await call.head()
             if head.status >= 400:
                 self.writing = False
-            await self._stream(call, head, reading)
+            await self._stream(call, head, stop_reading)
         finally:
             call.close()
-        await _stopped(reading)
+        await stop_reading()
 
-    async def _stream(self, call: UpstreamCall, head: ResponseHead, reading: asyncio.Task[None]) -> None:
+    async def _stream(
+        self, call: UpstreamCall, head: ResponseHead, stop_reading: Callable[[], Awaitable[None]]
+    ) -> None:
         await self._start(head.status, downstream_fields(head.status, head.headers))
         more = True
         while more:
             data, more = await call.read()
             if not more:
-                await _stopped(reading)
+                await stop_reading()  # two readers at once would take messages from each other
             await self.send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
@@ -189,7 +222,7 @@ class _Passage:
 
 
 async def _stopped(reading: asyncio.Task[None]) -> None:
-    """Stop reading the caller: two readers at once would take messages from each other."""
+    """Stop reading the caller."""
     if not reading.done():
         reading.cancel()
         await asyncio.wait([reading])

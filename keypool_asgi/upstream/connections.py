@@ -238,6 +238,7 @@ class Connections:
             await conn.handshake()
         except BaseException:
             conn.cut()
+            self.on_lost(conn)  # uvloop does not tell this of a connection whose making was cancelled
             raise
         return conn
 

@@ -77,9 +77,11 @@ class NativeSockets:
 
     async def _connect(self, head: RequestHead, deadline: float) -> Connection:
         origin = head.origin
+        key = (origin.scheme, origin.host, origin.port)
+        self._connections.take_idle(key)  # there is none: this binds to the loop that is running
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._connections.acquire_new((origin.scheme, origin.host, origin.port))
+                return await self._connections.acquire_new(key)
         except TimeoutError:
             raise ConnectFailed(f"no connection to {origin.host}:{origin.port} within {head.patience:g} s") from None
 

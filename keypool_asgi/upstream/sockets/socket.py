@@ -22,6 +22,7 @@ failed, the server is left to end TCP (section 7.1.1), for ``LINGER_SECONDS`` at
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from typing import Final
 
@@ -37,6 +38,10 @@ __all__ = ["NativeSocket"]
 
 LINGER_SECONDS: Final = 1.0
 """Seconds that the server has to end TCP after the closing handshake."""
+
+SINCE_PING: Final = -math.inf
+"""In place of the time at which something was heard: nothing was, since a ping. No time would do: uvloop's clock ticks
+in milliseconds, and a pong may come within one."""
 
 BROKEN: Final = 1006
 """The code of an end without a close frame (RFC 6455, section 7.1.5)."""
@@ -65,7 +70,6 @@ class NativeSocket:
         "_lost",
         "_messages",
         "_now",
-        "_pinged",
         "_pong",
         "_reader",
         "_receiver",
@@ -92,7 +96,6 @@ class NativeSocket:
         self._closed: asyncio.Future[None] | None = None
         self._now = conn.loop.time
         self._heard = self._now()
-        self._pinged = -1.0  # value of ``_heard`` when a ping was sent
         conn.exchange = self
         conn.overdue.start(limits.ping_seconds)
         if data:
@@ -238,7 +241,8 @@ class NativeSocket:
     def _read_on(self) -> None:
         """Take what had to wait, and read again."""
         self._full = False
-        self._parse()
+        if self._end is None:
+            self._parse()
         if self._full:
             return
         if self._lost is not None:
@@ -278,11 +282,11 @@ class NativeSocket:
         silence = now - self._heard
         if silence < span:
             conn.overdue.start(span - silence)
-        elif self._heard == self._pinged:
+        elif self._heard == SINCE_PING:
             self._finish(Close(BROKEN, f"no sign of life within {span:g} s of a ping"))
             conn.cut()
         else:
-            self._pinged = self._heard = now
+            self._heard = SINCE_PING
             conn.write(self._frames.frame(PING))
             conn.overdue.start(span)
 
@@ -291,14 +295,18 @@ class NativeSocket:
         if not self._closing:
             self._send_close(close)
         self._finish(close)
-        self._conn.overdue.start(LINGER_SECONDS)
+        self._linger()
 
     def _fail(self, violation: ViolationError) -> None:
         """Fail the connection (RFC 6455, section 7.1.7)."""
         if not self._closing:
             self._send_close(Close(violation.code, violation.what))
         self._finish(Close(TOO_BIG if violation.code == TOO_BIG else BROKEN, violation.what))
-        self._conn.overdue.start(LINGER_SECONDS)
+        self._linger()
+
+    def _linger(self) -> None:
+        if not self._gone:
+            self._conn.overdue.start(LINGER_SECONDS)
 
     def _send_close(self, close: Close) -> None:
         self._closing = True
