@@ -201,7 +201,7 @@ def test_a_server_whose_send_raises_for_a_caller_who_is_gone(simulator: Simulato
 def test_the_token_stays_secret_in_what_is_recorded(simulator: Simulator) -> None:
     async def main() -> Rig:
         pool = rig(simulator, "good")
-        await Caller(leaves_at_receive=1).call(pool.app, scope_of("GET", "/v1/voices"))
+        await Caller(leaves_at_receive=1).call(pool.app, scope_of("POST", "/v2/upload", body=len(UPLOAD)))
         await pool.app.aclose()
         return pool
 
