@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from secrets import token_hex
 from typing import Literal
 
@@ -105,7 +106,7 @@ class Intercept:
         self.host = host
         self.table = table
         self.prefix = prefix
-        self.public_url = public_url.rstrip("/") if public_url else None
+        self._public_base = partial(str, public_url.rstrip("/")) if public_url else None
         self.max_body_bytes = max_body_bytes
         self.discard_bytes = discard_bytes
         self.socket_refusals = socket_refusals
@@ -182,7 +183,7 @@ class Intercept:
         framing = _NO_BODY if is_socket else framing_of(method, scope.get("http_version", "1.1"), scope["headers"])
         if framing.length is not None and framing.length > self.max_body_bytes:
             raise BodyTooLarge(f"The request body is larger than the {self.max_body_bytes} bytes that are allowed.")
-        base = self.public_url or own_base(scope, location.mount)
+        base = self._public_base or partial(own_base, scope, location.mount)
         return Exchange(request_id, match.operation, match.path, match.ids, framing, base)
 
 

@@ -76,7 +76,7 @@ class Lists(Stage):
         team = None if self.shared else exchange.team.id
         walk = _Walk(self, kind, team, query)
         items, older, newer = await walk.page()
-        return Reply(200, [], rules.compose(query, items, older, newer, exchange.own_base))
+        return Reply(200, [], rules.compose(query, items, older, newer, exchange.own_base()))
 
     async def _filtered(self, kind: str, exchange: Exchange, scope: Scope) -> Reply:
         """Ask each project in which the team owns something, and keep what is the team's."""
