@@ -98,6 +98,7 @@ class Exchange:
         temporary: whether a temporary token was presented, which opens sockets only. Set by auth.
         max_session_seconds: how long a session may last by its temporary token. Set by auth.
         opens_by: loop time by which a WebSocket session must be served. Set by the key selector.
+        accepted: whether the caller's side of a WebSocket session is open. Set by the relay.
         session: what a WebSocket session has used so far. Set by the relay when upstream has upgraded.
         stopped: how the session shall end, once that was asked for.
         on_stop: what the relay does when it is asked for.
@@ -117,6 +118,7 @@ class Exchange:
     temporary: bool = field(default=False, init=False)
     max_session_seconds: float | None = field(default=None, init=False)
     opens_by: float | None = field(default=None, init=False)
+    accepted: bool = field(default=False, init=False)
     session: SessionMeter | None = field(default=None, init=False)
     stopped: Close | None = field(default=None, init=False)
     on_stop: Callable[[Close], None] | None = field(default=None, init=False)

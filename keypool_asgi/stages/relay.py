@@ -47,7 +47,7 @@ from keypool_asgi.errors import ConnectionBroken, Draining, UpgradeRefused, Upst
 from keypool_asgi.exchange import Exchange
 from keypool_asgi.ports import UpstreamSocket, UpstreamSockets
 
-from .stage import KeyRefused, Stage
+from .stage import KeyRefused, SessionMoves, Stage
 
 __all__ = ["Relay"]
 
@@ -172,6 +172,9 @@ class _Session:
         except OSError:
             # Upstream's errors are UpstreamErrors: this is the server's way to say that the caller has left.
             self.left = _VANISHED
+        except SessionMoves:
+            self.moved_on = True
+            raise
         finally:
             self.exchange.on_stop = None
 
@@ -218,7 +221,9 @@ class _Session:
         """
         self.opening = opening = self.loop.create_task(self._open(head))
         opening.add_done_callback(_retrieve)
-        leaving = self.loop.create_task(_left(receive))
+        # Who has been accepted already may be sending, which is for later.
+        watched = not self.exchange.accepted
+        leaving = self.loop.create_task(_left(receive)) if watched else self.loop.create_future()
         try:
             await asyncio.wait((opening, leaving, self.stop), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -400,7 +405,7 @@ class _Session:
         elif isinstance(command, Judge):
             self.exchange.attempt.judge(command.verdict)
         elif isinstance(command, Accept):
-            await self.send({"type": "websocket.accept", "subprotocol": self.subprotocol})
+            await self._accept()
         elif isinstance(command, CloseCaller):
             close = command.close
             await self.send({"type": "websocket.close", "code": close.code, "reason": close.reason})
@@ -409,6 +414,11 @@ class _Session:
             if command.verdict.blames_key:
                 raise KeyRefused(command.verdict, command.said)
             raise ConnectionBroken("upstream ended the session before serving it", sent=True)
+
+    async def _accept(self) -> None:
+        if not self.exchange.accepted:
+            self.exchange.accepted = True
+            await self.send({"type": "websocket.accept", "subprotocol": self.subprotocol})
 
     def _on_stop(self, close: Close) -> None:
         if not self.stop.done():
@@ -433,7 +443,7 @@ async def _left(receive: Receive) -> CallerLeft:
     return CallerLeft(_close_of(message))
 
 
-async def _ended(*tasks: asyncio.Task[Any]) -> None:
+async def _ended(*tasks: asyncio.Future[Any]) -> None:
     """Cancel tasks, and wait until they have ended. What they raised is their readers' affair."""
     for task in tasks:
         task.cancel()  # all before any wait, which may be cut short itself

@@ -9,12 +9,14 @@ from contextlib import suppress
 
 from keypool_asgi.asgi import Message, Receive, Send
 from keypool_asgi.core.close_codes import refusal_code, shortened
-from keypool_asgi.core.ownership import ResourceRules, named_values
+from keypool_asgi.core.ownership import ResourceRules, named_values, owner_project
 from keypool_asgi.core.resources import Page, Ref, Resource
 from keypool_asgi.core.sessions import Close
 from keypool_asgi.errors import BadRequest, Refusal
 from keypool_asgi.exchange import Exchange
 from keypool_asgi.ports import ResourceStore
+
+from .stage import SessionMoves
 
 __all__ = ["SessionNames"]
 
@@ -26,7 +28,7 @@ class SessionNames:
     """A ``receive`` and a ``send`` that check what the caller's messages name, and record what upstream's create.
 
     Such a name comes when the session runs on a key already. So the project is guessed beforehand from what the team
-    made last, and a name of another project, like one of another team, ends the session before it reaches upstream.
+    made last; when the first message names another one, the session moves there before anything has gone upstream.
 
     Args:
         exchange: the session's.
@@ -55,6 +57,7 @@ class SessionNames:
         self.now = now
         self._receive = receive
         self._send = send
+        self._held: Message | None = None
         self._kinds = {name.field: name.kind for name in exchange.operation.names if name.in_body}
         self._created = exchange.operation.creates
 
@@ -70,11 +73,16 @@ class SessionNames:
 
     async def receive(self) -> Message:
         """Return the caller's next message, once what it names is known to be the team's."""
+        if self._held is not None:
+            message, self._held = self._held, None
+            return message
         message = await self._receive()
         text = message.get("text")
         if text is not None:
             try:
-                await self._check(text)
+                if await self._moves(text):
+                    self._held = message
+                    raise SessionMoves
             except Refusal as refusal:
                 self.exchange.refused = refusal.code
                 self.exchange.stop(Close(refusal_code(refusal.status), shortened(refusal.sentence)))
@@ -88,11 +96,23 @@ class SessionNames:
             await self._record(text, self._created.kind, self._created.field)
         await self._send(message)
 
-    async def _check(self, text: str) -> None:
-        for field, value in named_values(text.encode("utf-8", "surrogatepass"), self._kinds):
-            owner = await self.owner_of(self.rules.refer(self._kinds[field], value), self.exchange)
-            if owner is not None and owner.project != self.exchange.attempt.key.project:
-                raise BadRequest("What this message names belongs to another project than the session: connect again.")
+    async def _moves(self, text: str) -> bool:
+        """Check what a message names. Returns whether the session has to move to another project for it.
+
+        Raises:
+            NotFound: it is not the team's.
+            BadRequest: it cannot be reached by this session any more, or is no JSON.
+        """
+        named = named_values(text.encode("utf-8", "surrogatepass"), self._kinds)
+        refs = [self.rules.refer(self._kinds[field], value) for field, value in named]
+        owners = [owner for ref in refs if (owner := await self.owner_of(ref, self.exchange)) is not None]
+        project = owner_project(owners)
+        if project is None or project == self.exchange.attempt.key.project:
+            return False
+        if self.exchange.session is None or self.exchange.session.messages_up:
+            raise BadRequest("What this message names belongs to another project: name it in the first message.")
+        self.exchange.project = project
+        return True
 
     async def _record(self, text: str, kind: str, field: str) -> None:
         """Record a session once, by upstream's first message that names it."""

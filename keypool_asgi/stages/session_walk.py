@@ -14,7 +14,7 @@ from keypool_asgi.errors import Forbidden, NoAvailableKeys, UpstreamError, Upstr
 from keypool_asgi.exchange import Attempt, Exchange
 from keypool_asgi.ports import Lease, LeasingPool
 
-from .stage import KeyRefused
+from .stage import KeyRefused, SessionMoves
 
 __all__ = ["SessionWalk"]
 
@@ -74,6 +74,8 @@ class SessionWalk:
             else:
                 self.doubted.append((lease, refused.verdict))
                 self.said = refused.said
+            return False
+        except SessionMoves:
             return False
         except UpstreamError as failure:
             logger.warning("request %s: upstream failed: %s", self.exchange.request_id, failure)

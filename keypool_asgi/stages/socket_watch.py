@@ -40,6 +40,7 @@ class SocketWatch:
     """
 
     __slots__ = (
+        "_accepted",
         "_connected",
         "_denial",
         "_denial_body",
@@ -65,6 +66,7 @@ class SocketWatch:
         self._form = form
         self._subprotocol = subprotocol
         self._connected = False
+        self._accepted = False
         self._gone: Message | None = None
         self._denial: Message | None = None
         self._denial_body = b""
@@ -104,6 +106,7 @@ class SocketWatch:
             await self._send(message)
         elif kind == "websocket.accept":
             self.status = 101
+            self._accepted = True
             await self._connect()
             await self._send(message)
         elif kind == "websocket.close":
@@ -140,7 +143,7 @@ class SocketWatch:
         await self._connect()
         if start is None or self._gone is not None:
             return
-        if self._form == "in_band":
+        if self._form == "in_band" or self._accepted:
             await self._deny_in_band(start)
         elif _EXTENSION in (self._scope.get("extensions") or {}):
             self.complete = True
@@ -153,7 +156,8 @@ class SocketWatch:
     async def _deny_in_band(self, start: Message) -> None:
         code = refusal_code(start["status"])
         error = _error_message(code, start, self._denial_body)
-        await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
+        if not self._accepted:
+            await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
         await self._send({"type": "websocket.send", "text": json.dumps(error)})
         await self._close({"type": "websocket.close", "code": code, "reason": shortened(str(error["error"]))})
 

@@ -11,7 +11,7 @@ from keypool_asgi.core.verdicts import Verdict
 from keypool_asgi.errors import KeyPoolError, Refusal
 from keypool_asgi.exchange import Exchange, exchange_of
 
-__all__ = ["AnswerBroken", "KeyRefused", "Stage"]
+__all__ = ["AnswerBroken", "KeyRefused", "SessionMoves", "Stage"]
 
 
 class AnswerBroken(KeyPoolError):
@@ -36,6 +36,13 @@ class KeyRefused(KeyPoolError):
         super().__init__(f"the key does not serve the session ({verdict.fault.value}): {said}")
         self.verdict = verdict
         self.said = said
+
+
+class SessionMoves(KeyPoolError):
+    """The caller's first message wants ``exchange.project``, and the session runs on another one.
+
+    Raised by the session's ``receive``, before anything has gone upstream, for the key selector.
+    """
 
 
 class Stage:
