@@ -246,6 +246,7 @@ class _Session:
         try:
             async with asyncio.timeout_at(min(exchange.opens_by, now + limits.attempt_seconds)):
                 self.socket = await self.relay.sockets.open(head)
+                self.socket.last_words = self.state.rules.end_message
                 self.meter.opened = self.loop.time()
                 commands = self._decide(Upgraded())
                 while not commands:

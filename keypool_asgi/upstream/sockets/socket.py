@@ -10,7 +10,7 @@ a close frame comes             the same code                        the code an
 a frame or message is invalid   1002, or 1007 for what is not UTF-8  1006, and what was wrong
 a message is too big            1009                                 1009
 the connection ends             nothing                              1006
-silence after a ping            nothing                              1006
+silence after a ping            nothing but ``last_words``           1006
 nothing is taken of a write     nothing                              1006
 ``abort()``                     nothing                              1006
 ==============================  ===================================  ===============================
@@ -54,6 +54,9 @@ class NativeSocket:
         conn: the connection.
         limits: of the session.
         data: what came after the answer to the upgrade.
+
+    Attributes:
+        last_words: a message that is sent before this side fails the connection, as far as it takes any.
     """
 
     __slots__ = (
@@ -75,9 +78,11 @@ class NativeSocket:
         "_receiver",
         "_sender",
         "_stalled",
+        "last_words",
     )
 
     def __init__(self, conn: Connection, limits: SessionLimits, data: bytes = b"") -> None:
+        self.last_words: str | None = None
         self._conn = conn
         self._limits = limits
         self._frames = FrameWriter()
@@ -283,6 +288,7 @@ class NativeSocket:
         if silence < span:
             conn.overdue.start(span - silence)
         elif self._heard == SINCE_PING:
+            self._say_last_words()
             self._finish(Close(BROKEN, f"no sign of life within {span:g} s of a ping"))
             conn.cut()
         else:
@@ -300,9 +306,14 @@ class NativeSocket:
     def _fail(self, violation: ViolationError) -> None:
         """Fail the connection (RFC 6455, section 7.1.7)."""
         if not self._closing:
+            self._say_last_words()
             self._send_close(Close(violation.code, violation.what))
         self._finish(Close(TOO_BIG if violation.code == TOO_BIG else BROKEN, violation.what))
         self._linger()
+
+    def _say_last_words(self) -> None:
+        if self.last_words is not None and not (self._conn.paused or self._conn.closing()):
+            self._conn.write(self._frames.message(self.last_words))
 
     def _linger(self) -> None:
         if not self._gone:
