@@ -60,6 +60,10 @@ class Settings(TypedDict, total=False):
     public_url: str | None
     """The pool's absolute URL for links in answers. None: taken from each request."""
 
+    reference: bool
+    """Whether to serve the API reference at ``/reference`` and its OpenAPI document at ``/openapi.json``, below the
+    prefix and to everybody: no. It needs the extra ``reference``."""
+
     on_exchange: OnExchange | None
     """Called with an ``ExchangeRecord`` after each exchange."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
 from keypool_asgi.core.health import HealthPolicy
 from keypool_asgi.core.minting import MintRules
+from keypool_asgi.core.operations import OperationTable
 from keypool_asgi.core.provider import OriginOverrides
 from keypool_asgi.core.selection import Select
 from keypool_asgi.core.sessions import SessionLimits
@@ -50,6 +51,7 @@ from keypool_asgi.upstream.sockets import NativeSockets
 if TYPE_CHECKING:
     import httpx
 
+    from keypool_asgi.reference import Reference
     from keypool_asgi.stores.sqlite import SqliteResources
 
 __all__ = ["KeyPool", "KeyPoolMiddleware", "Keys", "Settings", "Teams"]
@@ -75,6 +77,7 @@ class _Stack:
         transport: httpx.AsyncBaseTransport | None = None,
         pepper: str | bytes | None = None,
         public_url: str | None = None,
+        reference: bool = False,
         on_exchange: OnExchange | None = None,
         health: HealthPolicy | None = None,
         select: Select | None = None,
@@ -170,6 +173,7 @@ class _Stack:
             max_body_bytes=max_body_bytes,
             discard_bytes=discard_bytes,
             socket_refusals=_checked_form(socket_refusals),
+            beside=_reference(provider.table, public_url) if reference else None,
             on_exchange=on_exchange,
         )
         self._drain_seconds = drain_seconds
@@ -322,6 +326,12 @@ def _check_texts(public_url: str | None, via: str | None) -> None:
         raise ConfigurationError(f"public_url must be an absolute http or https URL, not {public_url!r}")
     if via is not None and not re.fullmatch(r"[A-Za-z0-9._-]+", via):
         raise ConfigurationError(f"via must be a name of letters, digits, dots and dashes, not {via!r}")
+
+
+def _reference(table: OperationTable, public_url: str | None) -> Reference:
+    from keypool_asgi.reference import Reference
+
+    return Reference(_nothing_here, table=table, public_url=public_url)
 
 
 def _issuer(streaming_tokens: str, secret: str | bytes | Sequence[str | bytes] | None) -> TokenIssuer | None:

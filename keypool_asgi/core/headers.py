@@ -203,8 +203,11 @@ def checked_origins(origins: Iterable[str]) -> frozenset[bytes]:
 
 
 def comes_from(headers: Headers, origins: frozenset[bytes]) -> bool:
-    """Whether a request comes from one of these origins, or names none: then it does not come from a web page."""
-    return all(_folded_origin(value) in origins for name, value in headers if name == b"origin")
+    """Whether a request comes from one of these origins, from the host that it goes to, or from no web page."""
+    host = next((value.strip().lower() for name, value in headers if name == b"host"), b"")
+    own = {_folded_origin(scheme + b"://" + host) for scheme in _DEFAULT_PORTS} if host else set()
+    named = [_folded_origin(value) for name, value in headers if name == b"origin"]
+    return all(origin in origins or origin in own for origin in named)
 
 
 def _folded_origin(value: bytes) -> bytes:

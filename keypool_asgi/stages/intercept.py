@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
-from typing import Literal
+from typing import Literal, Protocol
 
 from keypool_asgi.asgi import ASGIApp, Location, Receive, Scope, Send, is_literal, locate, own_base, send_refusal
 from keypool_asgi.core.headers import Framing, framing_of
@@ -22,7 +22,7 @@ from .socket_watch import SocketWatch
 from .stage import AnswerBroken
 from .watch import Watch
 
-__all__ = ["ExchangeRecord", "Intercept", "OnExchange", "SocketRefusals"]
+__all__ = ["Beside", "ExchangeRecord", "Intercept", "OnExchange", "SocketRefusals"]
 
 logger = logging.getLogger("keypool_asgi")
 
@@ -70,6 +70,16 @@ OnExchange = Callable[[ExchangeRecord], Awaitable[None] | None]
 """Called after each exchange, sync (and then quick) or async. It cannot change the answer any more."""
 
 
+class Beside(Protocol):
+    """What is served below the pool's prefix beside the operations, without a token: the API reference."""
+
+    def knows(self, path: str) -> bool:
+        """Whether a path below the prefix is its own."""
+
+    async def answer(self, location: Location, scope: Scope, send: Send) -> None:
+        """Answer an ``http`` request for such a path."""
+
+
 class Intercept:
     """Answers the pool's requests and hands every other one to the host app untouched (invariant I1).
 
@@ -84,6 +94,7 @@ class Intercept:
         discard_bytes: of a body that nobody wants, how many bytes are read before a refusal, so that callers who are
             still sending get to read it.
         socket_refusals: how WebSocket upgrades are refused, see ``SocketRefusals``.
+        beside: what answers paths that are no operation's, or None.
         on_exchange: called with an ``ExchangeRecord`` after each exchange.
         clock: Unix time in seconds.
     """
@@ -99,6 +110,7 @@ class Intercept:
         max_body_bytes: int = 5 * 1024**3,
         discard_bytes: int = 1024**2,
         socket_refusals: SocketRefusals = "auto",
+        beside: Beside | None = None,
         on_exchange: OnExchange | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -110,6 +122,7 @@ class Intercept:
         self.max_body_bytes = max_body_bytes
         self.discard_bytes = discard_bytes
         self.socket_refusals = socket_refusals
+        self.beside = beside
         self.on_exchange = on_exchange
         self.clock = clock
 
@@ -133,7 +146,10 @@ class Intercept:
         try:
             exchange = self._exchange(request_id, location, scope)
         except Refusal as refusal:
-            await send_refusal(scope, watch.send, refusal, request_id)
+            if self.beside is not None and scope["type"] == "http" and self.beside.knows(location.path):
+                await self.beside.answer(location, scope, watch.send)
+            else:
+                await send_refusal(scope, watch.send, refusal, request_id)
             return
         started, began = self.clock(), time.monotonic()
         try:

@@ -49,7 +49,10 @@ await page.addInitScript(() => {
 });
 
 const steps = {
-  open: async (url) => (await page.goto(url, { waitUntil: "load" }))?.status() ?? null,
+  open: async (url) => {
+    await page.goto("about:blank"); // or a page that differs only in its fragment would not be loaded again
+    return (await page.goto(url, { waitUntil: "load" }))?.status() ?? null;
+  },
   click: (selector) => page.locator(selector).first().click(),
   fill: (selector, value) => page.locator(selector).first().fill(value),
   choose: (selector, value) => page.locator(selector).first().selectOption(value).then(() => null),

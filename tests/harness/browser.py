@@ -62,9 +62,8 @@ class Seen:
 
 
 def artifacts(name: str) -> Path:
-    """Return a folder for screenshots: below $KEYPOOL_ARTIFACTS, or a temporary one that stays for a look."""
-    chosen = os.environ.get(ARTIFACTS)
-    folder = Path(chosen) / name if chosen else Path(tempfile.mkdtemp(prefix=f"keypool-{name}-"))
+    """Return a folder for screenshots, below $KEYPOOL_ARTIFACTS or a temporary folder; they stay for a look."""
+    folder = Path(os.environ.get(ARTIFACTS) or Path(tempfile.gettempdir()) / "keypool-artifacts") / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
