@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from keypool_asgi.core.keys import UpstreamKey
 from keypool_asgi.core.limits import Charge, Denial
 from keypool_asgi.core.messages import RequestHead, ResponseHead
+from keypool_asgi.core.reservations import Levels
 from keypool_asgi.core.resources import Page, Ref, Resource
 from keypool_asgi.core.selection import Need
 from keypool_asgi.core.sessions import Close
@@ -18,6 +19,7 @@ __all__ = [
     "KeySource",
     "Lease",
     "LeasingPool",
+    "QuotaKeeper",
     "QuotaStore",
     "ResourceStore",
     "TeamDirectory",
@@ -79,10 +81,19 @@ class LeasingPool(Protocol):
 
 @runtime_checkable
 class QuotaStore(Protocol):
-    """Holds, settles and releases quota. Every verb is atomic, and idempotent by its permit id."""
+    """Holds, settles and releases quota. Every verb is atomic, and idempotent by its permit id.
+
+    A permit that is neither renewed nor ended expires by itself, after the store's time to live: what it occupied
+    (``concurrency``, ``streams``) comes back, what it used up per window stays as it was reserved. A permit that is
+    over, whatever ended it, cannot be renewed, renamed, settled or released again: that changes nothing. So each
+    permit is charged once, however often and however late it is settled, as long as it was still held the first time.
+
+    ``core.reservations`` says how every limit counts, to the unit, and ``testing.contracts.QuotaStoreContract`` checks
+    it. A verb that cannot be carried out raises ``StoreUnavailable``; then the request is refused (I9).
+    """
 
     async def reserve(self, permit_id: str, charges: Sequence[Charge]) -> Denial | None:
-        """Hold every charge, or none of them.
+        """Hold every charge, or none of them. While the permit is held, repeating it changes nothing.
 
         Returns:
             None when all of them are held, or the denial of the limit that frees last.
@@ -95,10 +106,40 @@ class QuotaStore(Protocol):
         """Prolong the life of a permit that is still held. Returns False when it is not held any more."""
 
     async def settle(self, permit_id: str, used: Mapping[str, int]) -> None:
-        """End a permit by what was really used, by unit. Units that are not named count as they were reserved."""
+        """End a permit by what was really used, by unit. Units that are not named count as they were reserved.
+
+        More than was reserved is charged, beyond the limit if need be.
+        """
 
     async def release(self, permit_id: str) -> None:
         """End a permit as if it had never been: nothing was used."""
+
+
+@runtime_checkable
+class QuotaKeeper(QuotaStore, Protocol):
+    """A quota store with what jobs and forecasts need besides. ``stores.quotas.quota_store`` makes one of any store."""
+
+    async def rename(self, permit_id: str, new_id: str, ttl_seconds: float) -> bool:
+        """Let a permit live on under another id, for ``ttl_seconds`` from now. It is then not to be renewed.
+
+        So what a job may cost is reserved before the job has an id, and settled under that id when its figure is
+        known: days later, by any process, once.
+
+        Returns:
+            False when ``permit_id`` is not held any more, or ``new_id`` is held already. Nothing changes then.
+        """
+
+    async def levels(self, charges: Sequence[Charge]) -> Levels:
+        """Return how the limits of these charges stand, by slot; one that is unused may be left out.
+
+        Advisory: another process may use it up before the answer is read. The charges' amounts do not matter.
+        """
+
+    def seen(self, charges: Sequence[Charge]) -> Levels:
+        """Return the same as far as this process knows it from its own last verbs, without asking anybody.
+
+        For response fields. One that is not known is left out.
+        """
 
 
 @runtime_checkable
@@ -180,7 +221,14 @@ class UpstreamSocket(Protocol):
     """One WebSocket connection to upstream, open. Whole messages only; pings and pongs are its own affair.
 
     One task may send while another receives.
+
+    Attributes:
+        last_words: a message that is sent before the connection is ended by itself (upstream broke the protocol, sent
+            too long a message, or is silent), as far as anything can be sent then: the product's end message, without
+            which upstream would go on charging. None for nothing.
     """
+
+    last_words: str | None
 
     async def send(self, message: str | bytes) -> None:
         """Send one message, text or binary; returns when upstream's side has room for more.

@@ -1,45 +1,79 @@
-"""Limits as values, and the arithmetic of holding, settling and releasing them. Time is always an argument.
+"""Limits as values, what a charge against one is, and what a caller reads when it is denied.
 
-A limit per window is kept by GCRA (the generic cell rate algorithm, ITU-T I.371): one number, the *theoretical arrival
-time*. Every unit moves it ahead by ``window / amount``; a charge fits as long as it is at most one window ahead of now.
-A whole ``amount`` may come at once, and every window of any position holds at most ``amount`` more than had drained
-before it. A limit without a window counts the open holds.
+::
 
-What has been used is a ``Level``; what one permit holds of it is a ``Hold``. The functions map old levels to new ones;
-a store keeps them, and makes each call of ``reserve`` or ``settle`` one atomic step.
+    Limit("requests", 600, per="minute")                        a rate
+    Limit("audio_seconds", 360_000, per="month", time_zone="Europe/Berlin")     a budget
+    Limit("streams", 20)                                        how many at the same time
+    Limit("requests", 5, per="second", operations="transcripts.*")              of these operations only
+
+``core.reservations`` has the arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import IntEnum
 from math import ceil
 
 from keypool_asgi.errors import ConfigurationError, QuotaExceeded
 
+from .windows import CALENDAR_WINDOWS, Calendar, calendar
+
 __all__ = [
+    "HELD_UNITS",
+    "LARGEST",
+    "WINDOWED_UNITS",
     "Charge",
     "Denial",
-    "Hold",
-    "Level",
+    "Kind",
     "Limit",
     "Slot",
     "quota_exceeded",
-    "reserve",
     "sentence",
-    "settle",
-    "unused",
 ]
 
-WINDOW_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+WINDOWED_UNITS = {
+    "requests": "request",
+    "upload_bytes": "uploaded byte",
+    "audio_seconds": "audio second",
+    "stream_seconds": "streaming second",
+    "llm_tokens": "LLM token",
+    "tts_characters": "synthesised character",
+    "cost": "cost unit",
+}
+"""Units that are used up, to what one is called in a sentence. ``cost`` is in millionths of the price table's money."""
 
-# Unit -> what one of them is called in a sentence. A unit without a window is counted while it is held.
-WINDOWED_UNITS = {"requests": "request"}
-HELD_UNITS = {"concurrency": "concurrent request"}
+HELD_UNITS = {"concurrency": "concurrent request", "streams": "live session"}
+"""Units that are occupied for a time and then free again."""
+
 _NOUNS = WINDOWED_UNITS | HELD_UNITS
 
+_RATE_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
+_WINDOWS = (*_RATE_SECONDS, *CALENDAR_WINDOWS)
+
+# Lengths that a rate's clock may tick in, in microseconds.
+_TICKS = (1, 1000, 1_000_000)
+
+LARGEST = 2**50
+"""Largest amount, and largest capacity of a rate: every number of the arithmetic is then exact as a double."""
+
 Slot = tuple[str, str]
-"""What a level belongs to: ``(charge.subject, charge.limit.label)``."""
+"""What a level belongs to: ``(charge.subject, charge.limit.name)``."""
+
+
+class Kind(IntEnum):
+    """How a limit counts."""
+
+    HELD = 0
+    """What is held at the same time; no window."""
+
+    RATE = 1
+    """GCRA: it drains all the time."""
+
+    BUDGET = 2
+    """A calendar window: everything is back when the next one begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,36 +81,115 @@ class Limit:
     """At most ``amount`` of ``unit``, per window or at the same time.
 
     Args:
-        unit: ``"requests"`` (per window) or ``"concurrency"`` (exchanges at the same time, no window).
+        unit: what is counted. ``"requests"`` (exchanges begun), ``"upload_bytes"`` (audio sent in request bodies),
+            ``"audio_seconds"`` (transcribed), ``"stream_seconds"`` (sessions open), ``"llm_tokens"``,
+            ``"tts_characters"`` and ``"cost"`` (millionths of the money of the operator's price table) are used up
+            per window; ``"concurrency"`` (exchanges in flight) and ``"streams"`` (live sessions) are occupied at the
+            same time, without a window.
         amount: how many, at least 1.
-        per: ``"second"``, ``"minute"``, ``"hour"`` or ``"day"`` for ``requests``; None for ``concurrency``.
+        per: the window. ``"second"``, ``"minute"`` and ``"hour"`` are rates: they drain all the time. ``"day"``,
+            ``"week"`` and ``"month"`` are budgets: they begin anew at local midnight. None for what has no window.
+        time_zone: whose midnight, as an IANA name such as ``"Europe/Berlin"``. For budgets only.
+        operations: names or globs of the operations that count; None for all that use the unit.
 
     Attributes:
         label: the limit in words, such as ``"600 requests per minute"``. Different for different limits.
-        window: length of the window in nanoseconds, 0 for ``concurrency``.
+        name: which counter it has. That of a rate says its amount too; that of a budget or of what is held does not,
+            so that a new amount holds for what has been used already.
+        kind: how it counts.
+        tick: microseconds in which a rate's clock ticks.
+        span: ticks in its window.
+        capacity: grains that fit into its bucket (see ``core.reservations``).
+        calendar: a budget's windows, else None.
 
     Raises:
-        ConfigurationError: unknown unit or window, or an amount that is not a whole number of at least 1.
+        ConfigurationError: unknown unit, window or time zone, or an amount that is out of its range.
     """
 
     unit: str
     amount: int
     per: str | None = None
+    time_zone: str = "UTC"
+    operations: tuple[str, ...] | None = None
     label: str = field(init=False, repr=False, compare=False)
-    window: int = field(init=False, repr=False, compare=False)
+    name: str = field(init=False, repr=False, compare=False)
+    kind: Kind = field(init=False, repr=False, compare=False)
+    tick: int = field(init=False, repr=False, compare=False)
+    span: int = field(init=False, repr=False, compare=False)
+    capacity: int = field(init=False, repr=False, compare=False)
+    calendar: Calendar | None = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        if self.unit not in _NOUNS:
-            raise ConfigurationError(f"Limit: unknown unit {self.unit!r}; known are {', '.join(_NOUNS)}")
-        if isinstance(self.amount, bool) or not isinstance(self.amount, int) or self.amount < 1:
-            raise ConfigurationError(f"Limit({self.unit!r}): amount must be at least 1, not {self.amount!r}")
-        if self.unit in WINDOWED_UNITS and self.per not in WINDOW_SECONDS:
-            raise ConfigurationError(f"Limit({self.unit!r}): per must be one of {', '.join(WINDOW_SECONDS)}")
-        if self.unit in HELD_UNITS and self.per is not None:
-            raise ConfigurationError(f"Limit({self.unit!r}) has no window: leave out per")
-        label = _count(self.amount, _NOUNS[self.unit]) + (f" per {self.per}" if self.per else "")
-        object.__setattr__(self, "label", label)
-        object.__setattr__(self, "window", WINDOW_SECONDS[self.per] * 10**9 if self.per else 0)
+    def __init__(
+        self,
+        unit: str,
+        amount: int,
+        per: str | None = None,
+        *,
+        time_zone: str = "UTC",
+        operations: str | Iterable[str] | None = None,
+    ) -> None:
+        _check(unit, amount, per, time_zone)
+        if operations is not None:
+            operations = (operations,) if isinstance(operations, str) else tuple(sorted(set(operations)))
+        budget = per in CALENDAR_WINDOWS
+        tick, span = _clock_of(unit, amount, _RATE_SECONDS[per]) if per in _RATE_SECONDS else (0, 0)
+        noun, words = _NOUNS[unit], _scope_words(per, time_zone, operations)
+        values = {
+            "unit": unit,
+            "amount": amount,
+            "per": per,
+            "time_zone": time_zone,
+            "operations": operations,
+            "label": _count(amount, noun) + words,
+            "name": f"{_count(amount, noun) if span else unit}{words}",
+            "kind": Kind.RATE if span else Kind.BUDGET if budget else Kind.HELD,
+            "tick": tick,
+            "span": span,
+            "capacity": amount * span,
+            "calendar": calendar(per, time_zone) if per is not None and budget else None,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def spec(self) -> tuple[str, int, str | None, str, tuple[str, ...] | None]:
+        """The limit as plain values, for a store to write down; ``Limit.of`` makes it anew."""
+        return self.unit, self.amount, self.per, self.time_zone, self.operations
+
+    @classmethod
+    def of(cls, spec: Iterable[object]) -> Limit:
+        """Make a limit of its ``spec``, whose lists may have been tuples."""
+        unit, amount, per, time_zone, operations = spec
+        return cls(unit, amount, per, time_zone=time_zone, operations=operations)  # type: ignore[arg-type]
+
+
+def _check(unit: str, amount: int, per: str | None, time_zone: str) -> None:
+    if unit not in _NOUNS:
+        raise ConfigurationError(f"Limit: unknown unit {unit!r}; known are {', '.join(_NOUNS)}")
+    if isinstance(amount, bool) or not isinstance(amount, int) or not 1 <= amount <= LARGEST:
+        raise ConfigurationError(f"Limit({unit!r}): amount must be a whole number from 1 to 2**50, not {amount!r}")
+    if unit in WINDOWED_UNITS and per not in _WINDOWS:
+        raise ConfigurationError(f"Limit({unit!r}): per must be one of {', '.join(_WINDOWS)}")
+    if unit in HELD_UNITS and per is not None:
+        raise ConfigurationError(f"Limit({unit!r}) has no window: leave out per")
+    if time_zone != "UTC" and per not in CALENDAR_WINDOWS:
+        raise ConfigurationError(f"Limit({unit!r}): time_zone is for {', '.join(CALENDAR_WINDOWS)} only")
+
+
+def _clock_of(unit: str, amount: int, seconds: int) -> tuple[int, int]:
+    """Return a rate's tick in microseconds and its window in ticks: the finest with which the bucket stays exact."""
+    for tick in _TICKS:
+        span = seconds * 1_000_000 // tick
+        if amount * span <= LARGEST:
+            return tick, span
+    raise ConfigurationError(f"Limit({unit!r}): {amount} per {seconds} s is more than can be counted")
+
+
+def _scope_words(per: str | None, time_zone: str, operations: tuple[str, ...] | None) -> str:
+    words = f" per {per}" if per else ""
+    if time_zone != "UTC":
+        words += f" ({time_zone})"
+    return words + (f" for {', '.join(operations)}" if operations is not None else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +200,7 @@ class Charge:
         subject: whom the limit counts, such as ``"team:team-a"``.
         limit: the limit.
         amount: how much to hold, in the limit's unit, at least 0.
+        slot: which level it moves.
 
     Raises:
         ConfigurationError: the amount is negative.
@@ -95,10 +209,12 @@ class Charge:
     subject: str
     limit: Limit
     amount: int = 1
+    slot: Slot = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.amount < 0:
             raise ConfigurationError(f"Charge: amount must not be negative, like {self.amount!r}")
+        object.__setattr__(self, "slot", (self.subject, self.limit.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,80 +228,6 @@ class Denial:
 
     charge: Charge
     retry_after: float | None
-
-
-Level = tuple[Limit, int, int, int]
-"""What one subject has used of one limit: ``(limit, held, drained_at, returned)``.
-
-Times are counted in ticks of ``1 / limit.amount`` nanoseconds: one unit lasts ``limit.window`` whole ticks, so that
-nothing is ever rounded. (A plain tuple, like ``Hold``: a named one would double the cost of a reservation.)
-
-- ``held``: amount that open holds hold now.
-- ``drained_at``: the theoretical arrival time, when everything admitted will have drained; 0 for ``concurrency``.
-- ``returned``: ticks given back so far: by how much ``drained_at`` is earlier than without any give-back.
-"""
-
-Hold = tuple[Limit, int, int, int]
-"""What one permit holds of one level: ``(limit, amount, ends, soonest)``.
-
-- ``ends``: when it will have drained, in ticks, if nothing were ever given back.
-- ``soonest``: when it would have drained had it not queued behind others; it cannot be earlier.
-"""
-
-
-def reserve(
-    levels: Mapping[Slot, Level], charges: Sequence[Charge], now: int
-) -> tuple[dict[Slot, Level], dict[Slot, Hold]] | Denial:
-    """Hold every charge or none of them, at ``now`` nanoseconds.
-
-    Charges for the same subject and limit add up.
-
-    Returns:
-        The levels that change and what is held of them, or the denial that matters most: of a charge that can never
-        fit, else of the one that fits last, else of one that waits for nobody knows how long.
-    """
-    changed: dict[Slot, Level] = {}
-    holds: dict[Slot, Hold] = {}
-    denied: list[Denial] = []
-    for charge in charges:
-        limit, amount = charge.limit, charge.amount
-        slot = (charge.subject, limit.label)
-        if slot in holds:
-            amount += holds[slot][1]
-            charge = Charge(charge.subject, limit, amount)  # noqa: PLW2901 - a denial names the whole amount
-        old = levels.get(slot) or (limit, 0, 0, 0)
-        new = _take(old, amount, now)
-        if new is None:
-            denied.append(Denial(charge, _wait(old, amount, now)))
-        else:
-            changed[slot] = new
-            holds[slot] = (limit, amount, new[2] + new[3], now * limit.amount + amount * limit.window)
-    return max(denied, key=_weight) if denied else (changed, holds)
-
-
-def settle(level: Level | None, hold: Hold, used: int, now: int) -> Level:
-    """End a hold of which ``used`` was really used, at ``now`` nanoseconds. 0 releases it.
-
-    More than was held is charged, even beyond the limit: later reservations wait for it. Less is given back as far as
-    it is certain not to have drained yet. A hold drains in its turn, behind those that were there before it; every
-    give-back moves the holds behind it up, and for want of a history all open ones count as moved. So what is given
-    back is exact at the moment of reservation, and never too much later: the kept units alone conform to GCRA.
-    """
-    limit, amount, ends, soonest = hold
-    _, held, drained_at, returned = level or (limit, 0, 0, 0)
-    if used == amount or not limit.window:
-        return limit, held - amount, drained_at, returned
-    spare = (amount - max(0, used)) * limit.window
-    if spare > 0:
-        spare = max(0, min(spare, max(ends - returned, soonest) - now * limit.amount))
-        return limit, held - amount, drained_at - spare, returned + spare
-    return limit, held - amount, max(drained_at, now * limit.amount) - spare, returned
-
-
-def unused(level: Level, now: int) -> bool:
-    """Whether a level says no more than a new one would, so that a store may forget it."""
-    limit, held, drained_at, _ = level
-    return not held and drained_at <= now * limit.amount
 
 
 def sentence(denial: Denial) -> str:
@@ -202,41 +244,15 @@ def sentence(denial: Denial) -> str:
     return f"Limit of {limit.label} is used up; it frees {frees}."
 
 
-def quota_exceeded(denial: Denial) -> QuotaExceeded:
-    """The 429 answer for a denial."""
-    return QuotaExceeded(sentence(denial), retry_after=denial.retry_after)
-
-
-def _take(level: Level, amount: int, now: int) -> Level | None:
-    """The level with ``amount`` more held, or None when that does not fit."""
-    limit, held, drained_at, returned = level
-    held += amount
-    if not limit.window:
-        return (limit, held, 0, 0) if held <= limit.amount else None
-    ticks = now * limit.amount
-    drained_at = max(drained_at, ticks) + amount * limit.window
-    return (limit, held, drained_at, returned) if drained_at - ticks <= limit.amount * limit.window else None
-
-
-def _wait(level: Level, amount: int, now: int) -> float | None:
-    """Seconds until ``amount`` fits, rounded up to a nanosecond; None when it never will, or nobody knows."""
-    limit, _, drained_at, _ = level
-    if amount > limit.amount or not limit.window:
-        return None
-    ticks = drained_at + (amount - limit.amount) * limit.window - now * limit.amount
-    return -(-ticks // limit.amount) / 10**9
-
-
-def _weight(denial: Denial) -> tuple[bool, float]:
-    # A known wait comes before an unknown one: no repeat can succeed before it is over, so it is worth telling.
-    never = denial.charge.amount > denial.charge.limit.amount
-    return never, -1.0 if denial.retry_after is None else denial.retry_after
+def quota_exceeded(denial: Denial, headers: tuple[tuple[bytes, bytes], ...] = ()) -> QuotaExceeded:
+    """The 429 answer for a denial, with further response fields."""
+    return QuotaExceeded(sentence(denial), retry_after=denial.retry_after, headers=headers)
 
 
 def _duration(seconds: float) -> str:
-    """Seconds in words, rounded up; in minutes from two minutes on, in hours from two hours on."""
+    """Seconds in words, rounded up; in minutes from two minutes on, in hours from two hours on, then in days."""
     whole = max(1, ceil(seconds))
-    for length, noun in ((3600, "hour"), (60, "minute")):
+    for length, noun in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if whole >= 2 * length:
             return _count(-(-whole // length), noun)
     return _count(whole, "second")

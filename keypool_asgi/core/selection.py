@@ -70,6 +70,14 @@ class Candidate(Protocol):
         """Leases of the key that are out, over all services."""
 
     @property
+    def elsewhere(self) -> int:
+        """Leases of the key that other processes have out, as of a moment ago.
+
+        They count against ``max_in_flight``, but not in the balance: by the same old figures, every process would go
+        for the same key.
+        """
+
+    @property
     def subjects(self) -> Sequence[Subject]:
         """The key, its project and its account."""
 
@@ -180,7 +188,7 @@ def _can_serve(candidate: Candidate, need: Need, now: float) -> bool:
     key = candidate.key
     if key.id in need.tried or not _fits(key, need):
         return False
-    if key.max_in_flight is not None and candidate.in_flight >= key.max_in_flight:
+    if key.max_in_flight is not None and candidate.in_flight + candidate.elsewhere >= key.max_in_flight:
         return False
     for subject in candidate.subjects:
         health = subject.health
@@ -214,7 +222,7 @@ def _why_not(candidates: Sequence[Candidate], need: Need, now: float) -> Unavail
 
 def _is_full(candidate: Candidate) -> bool:
     limit = candidate.key.max_in_flight
-    return limit is not None and candidate.in_flight >= limit
+    return limit is not None and candidate.in_flight + candidate.elsewhere >= limit
 
 
 def _is_busy(candidate: Candidate, now: float) -> bool:

@@ -24,11 +24,11 @@ class Team:
         operations: names or globs of the operations table (``"transcripts.*"``) that the team may use. None is all,
             empty is none.
         regions: regions whose keys may serve the team. None is all.
-        limits: what the team may use up; several hold all at once.
+        limits: what the team may use up; several hold all at once. Two that would share a counter are refused.
         expires_at: when the team's token stops being accepted (an aware ``datetime``), or None for never.
 
     Raises:
-        ConfigurationError: the id is empty, or ``expires_at`` has no time zone.
+        ConfigurationError: the id is empty, two limits count the same, or ``expires_at`` has no time zone.
     """
 
     id: str
@@ -53,11 +53,15 @@ class Team:
                 raise ConfigurationError(f"Team {id!r}: {name} must be a collection of strings, not one string")
         if expires_at is not None and expires_at.tzinfo is None:
             raise ConfigurationError(f"Team {id!r}: expires_at must have a time zone")
+        limits = tuple(limits)
+        for number, limit in enumerate(limits):
+            if any(limit.name == other.name for other in limits[:number]):
+                raise ConfigurationError(f"Team {id!r}: two limits count the same ({limit.name}): keep the smaller one")
         values = (
             id,
             None if operations is None else frozenset(operations),
             None if regions is None else frozenset(regions),
-            tuple(limits),
+            limits,
             expires_at,
         )
         for name, value in zip(self.__slots__, values, strict=True):

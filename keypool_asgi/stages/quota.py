@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -30,16 +31,15 @@ from .quota_answer import MeteredAnswer
 from .quota_body import CountedBody
 from .quota_session import SessionQuota
 from .stage import Stage
-from .ticker import Ticker
+from .ticker import Ticker, renewing
 
 __all__ = ["Quota"]
 
 _PLANS = 8192
 _SETTLED_JOBS = 8192
 
-# How often sessions are looked at, and how many permits are renewed at the same time.
+# How often sessions are looked at.
 _VISIT_SECONDS = 1.0
-_RENEWED_AT_ONCE = 64
 
 
 class Quota(Stage):
@@ -103,7 +103,7 @@ class Quota(Stage):
         self.clock = clock
         self._plans: LRUCache[tuple[str, str], Plan] = LRUCache(_PLANS)
         self._settled: LRUCache[str, None] = LRUCache(_SETTLED_JOBS)
-        self._renewing: Ticker[str] = Ticker(renew_seconds, self._renew)
+        self._renewing = renewing(quotas, renew_seconds)
         self._sessions: Ticker[SessionQuota] = Ticker(_VISIT_SECONDS, _visit)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._in_memory = isinstance(quotas, MemoryQuotas)
@@ -111,7 +111,7 @@ class Quota(Stage):
     async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Reserve, go on, and settle or release whatever happened."""
         plan = self._plan(exchange.team, exchange.operation)
-        if not plan.limits and not plan.finishes and not (self.shared and plan.metering.ends):
+        if not plan.limits and not plan.finishes:
             await self.app(scope, receive, send)
             return
         account = Account(self.quotas, self.tariff, plan, exchange.request_id, self._renewing)
@@ -181,9 +181,9 @@ class Quota(Stage):
         if not long or self.max_token_seconds is None:
             await self._admit(account, [one for one in held if one not in long])
             return scope
-        given = parse_qs(scope["query_string"]).get(name, [b""])[0]
+        given = parse_qs(scope["query_string"]).get(name, [b""])
         longest = min(metering.longest, self.max_token_seconds)
-        wanted = int(given) if given.isdigit() and len(given) < 10 else longest
+        wanted = int(given[0]) if given[0].isdigit() and len(given[0]) < 10 else longest
         seconds = wanted = min(max(wanted, metering.shortest), longest)
         if not await account.reserve(self._lasting(account, seconds)):
             left = remaining(await self.quotas.levels(held), held, unit, self._now())
@@ -191,7 +191,7 @@ class Quota(Stage):
             if not metering.shortest <= seconds < wanted:
                 raise self._exceeded(account)
             await self._admit(account, self._lasting(account, seconds))
-        if given == str(seconds).encode():
+        if given == [b"%d" % seconds]:
             return scope
         return {**scope, "query_string": _with_parameter(scope["query_string"], name, seconds)}
 
@@ -324,22 +324,13 @@ class Quota(Stage):
         # A directory may give another team of the same id at any time: its limits have changed then.
         if plan is None or (plan.team is not team and plan.team != team):
             plan = self.tariff.plan(team, subject_of("team", team.id), team.limits, operation)
+            if self.shared and plan.metering.ends is not None:
+                plan = replace(plan, finishes=True)
             self._plans[key] = plan
         return plan
 
     def _now(self) -> int:
         return int(self.clock() * 1e6)
-
-    def _renew(self, permits: list[str]) -> None:
-        self._keep(self._renew_all(permits))
-
-    async def _renew_all(self, permits: list[str]) -> None:
-        for first in range(0, len(permits), _RENEWED_AT_ONCE):
-            some = permits[first : first + _RENEWED_AT_ONCE]
-            # A store that is away for a moment must not end exchanges; their permits live on until they expire.
-            for outcome in await asyncio.gather(*map(self.quotas.renew, some), return_exceptions=True):
-                if isinstance(outcome, BaseException) and not isinstance(outcome, Refusal):
-                    raise outcome
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -358,8 +349,8 @@ def _none_of(charges: Iterable[Charge]) -> dict[str, int]:
 
 
 def _with_parameter(query: bytes, name: bytes, value: int) -> bytes:
-    """A query string with one parameter replaced; the rest stays as it is."""
-    kept = [part for part in query.split(b"&") if part and part.partition(b"=")[0] != name]
+    """A query string with one parameter replaced, however it was written and how often; the rest stays as it is."""
+    kept = [part for part in query.split(b"&") if part and name not in parse_qs(part, keep_blank_values=True)]
     return b"&".join([*kept, b"%s=%d" % (name, value)])
 
 

@@ -6,9 +6,15 @@ import asyncio
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-__all__ = ["Ticker"]
+from keypool_asgi.errors import Refusal
+from keypool_asgi.ports import QuotaStore
+
+__all__ = ["Ticker", "renewing"]
 
 T = TypeVar("T")
+
+# How many permits are renewed at the same time.
+_AT_ONCE = 64
 
 
 class Ticker(Generic[T]):
@@ -48,3 +54,26 @@ class Ticker(Generic[T]):
         if self._items and self._loop is not None:
             self._timer = self._loop.call_later(self._seconds, self._tick)
             self._visit(list(self._items))
+
+
+def renewing(quotas: QuotaStore, seconds: float) -> Ticker[str]:
+    """Return a ticker that prolongs permits. Visits do not overlap, however slow the store is."""
+    going: set[asyncio.Task[None]] = set()
+
+    def visit(permits: list[str]) -> None:
+        loop = asyncio.get_running_loop()
+        if not any(task.get_loop() is loop for task in going):
+            task = loop.create_task(_renew(quotas, permits))
+            going.add(task)
+            task.add_done_callback(going.discard)
+
+    return Ticker(seconds, visit)
+
+
+async def _renew(quotas: QuotaStore, permits: list[str]) -> None:
+    for first in range(0, len(permits), _AT_ONCE):
+        renewals = map(quotas.renew, permits[first : first + _AT_ONCE])
+        # A store that is away for a moment must not end exchanges; their permits live on until they expire.
+        for outcome in await asyncio.gather(*renewals, return_exceptions=True):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, Refusal):
+                raise outcome

@@ -1,4 +1,4 @@
-"""The pool of keys in memory: leases, verdicts, and waiting for a key.
+"""The pool of keys of one process: leases, verdicts, and waiting for a key.
 
 Every decision (which key, whose turn, what a verdict changes) is made without an await between looking and writing,
 so no lock is needed. The only awaits are for the key list and for one's turn.
@@ -19,6 +19,7 @@ from keypool_asgi.core.selection import Need, Select, Unavailable, choose
 from keypool_asgi.core.verdicts import Fault, Verdict
 from keypool_asgi.errors import ConfigurationError, NoAvailableKeys, StoreUnavailable
 from keypool_asgi.ports import Lease
+from keypool_asgi.stores.health_sharing import SHARE_SECONDS, HealthBoard, HealthSharing
 from keypool_asgi.stores.keys import KeyList, key_source
 from keypool_asgi.stores.roster import KeyLease, KeySnapshot, Roster, Seat
 
@@ -44,6 +45,8 @@ class Pool:
         clock: seconds, monotonic.
         random: breaks ties and spreads backoff.
         select: the operator's own choice of key.
+        board: where processes tell each other what they find out about keys. None: this one keeps it to itself.
+        share_seconds: how often this process tells and hears, at least.
 
     Raises:
         ConfigurationError: a setting is out of its range, or the source is not one.
@@ -62,6 +65,8 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
         select: Select | None = None,
+        board: HealthBoard | None = None,
+        share_seconds: float = SHARE_SECONDS,
     ) -> None:
         if not wait_seconds >= 0:
             raise ConfigurationError(f"wait_seconds must not be negative: {wait_seconds!r}")
@@ -74,6 +79,7 @@ class Pool:
         self._waiters: dict[asyncio.Future[KeyLease], Need] = {}
         self._wanted: Counter[Need] = Counter()
         self._in_flight = 0
+        self._sharing = None if board is None else self._sharing_by(board, share_seconds)
         self._list = KeyList(
             key_source(source, check),
             self._install,
@@ -92,6 +98,8 @@ class Pool:
         """
         if self._clock() >= self._list.due:
             await self._list.ensure()
+        if self._sharing is not None:
+            self._sharing.ensure()
         if self._waiters:
             self._serve_waiters()
         now = self._clock()
@@ -122,11 +130,15 @@ class Pool:
             ConfigurationError: the source returned something that is not a list of keys.
             StoreUnavailable: the source failed.
         """
+        if self._sharing is not None:
+            self._sharing.ensure()
         await self._list.refresh()
 
     async def aclose(self) -> None:
-        """Stop loading the key list. Leases that are out can still be given back."""
+        """Stop loading the key list and sharing health. Leases that are out can still be given back."""
         await self._list.aclose()
+        if self._sharing is not None:
+            await self._sharing.aclose()
 
     @property
     def in_flight(self) -> int:
@@ -140,6 +152,17 @@ class Pool:
     def snapshot(self) -> tuple[KeySnapshot, ...]:
         """Every key as it stands now, in the order of the list; removed ones that still have leases at the end."""
         return self._roster.snapshot(self._clock())
+
+    def _sharing_by(self, board: HealthBoard, share_seconds: float) -> HealthSharing:
+        return HealthSharing(
+            board,
+            self._roster,
+            self._serve_waiters,
+            policy=self._policy,
+            clock=self._clock,
+            random=self._random,
+            share_seconds=share_seconds,
+        )
 
     def _find(self, need: Need, now: float) -> Seat | Unavailable:
         try:
@@ -191,7 +214,10 @@ class Pool:
                 jitter=jitter,
             )
             if health is not subject.health:
+                is_news = health.epoch != subject.health.epoch
                 subject.become(health, now)
+                if is_news and self._sharing is not None:
+                    self._sharing.tell(subject)
 
     def _worth_waiting(self, why: Unavailable) -> bool:
         if not self._wait_seconds:

@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from keypool_asgi.core.limits import Charge, Denial, Hold, Level, Slot, reserve, settle, unused
+from keypool_asgi.core.limits import Charge, Denial, Slot
+from keypool_asgi.core.reservations import Hold, Level, Levels, idle_at, reserve, settle
 from keypool_asgi.errors import ConfigurationError, Refusal
-from keypool_asgi.ports import QuotaStore
+from keypool_asgi.ports import QuotaKeeper, QuotaStore
 
 from .callables import as_async, call_store, store_failed
+from .resources import BuiltIn
 
-__all__ = ["GuardedQuotas", "MemoryQuotas", "QuotaCallbacks", "quota_store"]
+__all__ = ["GuardedQuotas", "MemoryQuotas", "QuotaCallbacks", "check_ttl", "quota_store"]
 
 # Levels that are kept without asking whether they are still used.
 _SWEEP_FLOOR = 1024
 
 _VERBS = ("reserve", "renew", "settle", "release")
+_FURTHER_VERBS = ("rename", "levels")
 
 T = TypeVar("T")
 
 
-class MemoryQuotas:
+Permit = tuple[int, dict[Slot, Hold]]
+"""When a permit expires, in Unix microseconds, and what it holds."""
+
+
+class MemoryQuotas(BuiltIn):
     """Quota in this process's memory: exact for one process, and gone with it.
 
     Every verb runs without an await inside, so that it is atomic among the tasks of one event loop. Subjects are
     forgotten once nothing of their limits is used any more.
 
     Args:
-        clock: returns seconds from any fixed point. The default never jumps, unlike the time of day, whose
-            correction by an hour would shut every team out for as long.
+        clock: returns Unix time in seconds. The default is looked up once and goes on steadily from there, because a
+            time of day that is corrected by an hour would shut every team out for as long.
         permit_ttl_seconds: how long a permit lives that is neither renewed nor ended. Its concurrency then comes back,
             what it used per window stays used. Renew well within it, say every third of it.
 
@@ -41,32 +49,33 @@ class MemoryQuotas:
         ConfigurationError: ``permit_ttl_seconds`` is not above 0.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic, permit_ttl_seconds: float = 120) -> None:
-        if not permit_ttl_seconds > 0:
-            raise ConfigurationError(f"quotas: permit_ttl_seconds must be above 0, not {permit_ttl_seconds!r}")
+    def __init__(self, *, clock: Callable[[], float] | None = None, permit_ttl_seconds: float = 120) -> None:
+        check_ttl(permit_ttl_seconds)
         self.permit_ttl_seconds = permit_ttl_seconds
-        self._clock = clock
-        self._ttl = int(permit_ttl_seconds * 1e9)
+        self._clock = clock or _steady_clock()
+        self._ttl = int(permit_ttl_seconds * 1e6)
         self._levels: dict[Slot, Level] = {}
-        # Permit id -> (expiry, holds). In order of expiry, because all permits live equally long and a renewed one
-        # moves to the end.
-        self._permits: dict[str, tuple[int, dict[Slot, Hold]]] = {}
+        # Permits by their time to live. Each of the dicts is in order of expiry, because all that is in it lives
+        # equally long and a renewed permit moves to the end.
+        self._lives: dict[int, dict[str, Permit]] = {self._ttl: {}}
         self._next_expiry = 0
         self._sweep_at = _SWEEP_FLOOR
 
     def __repr__(self) -> str:
-        return f"<MemoryQuotas: {len(self._permits)} permits, {len(self._levels)} levels>"
+        permits = sum(len(lives) for lives in self._lives.values())
+        return f"<MemoryQuotas: {permits} permits, {len(self._levels)} levels>"
 
     async def reserve(self, permit_id: str, charges: Sequence[Charge]) -> Denial | None:
         """Hold every charge or none of them. Repeating it while the permit is held changes nothing."""
         now = self._now()
-        if permit_id in self._permits:
+        permits = self._lives[self._ttl]
+        if permit_id in permits or (len(self._lives) > 1 and self._is_held(permit_id)):
             return None
         outcome = reserve(self._levels, charges, now)
         if isinstance(outcome, Denial):
             return outcome
         changed, holds = outcome
-        self._permits[permit_id] = (now + self._ttl, holds)
+        permits[permit_id] = (now + self._ttl, holds)
         self._levels.update(changed)
         if len(self._levels) >= self._sweep_at:
             self._sweep(now)
@@ -74,33 +83,65 @@ class MemoryQuotas:
 
     async def renew(self, permit_id: str) -> bool:
         """Let a permit live for ``permit_ttl_seconds`` from now; False when it is not held any more."""
-        now = self._now()
-        permit = self._permits.pop(permit_id, None)
-        if permit is None:
-            return False
-        self._permits[permit_id] = (now + self._ttl, permit[1])
-        return True
+        return self._move(permit_id, permit_id, self._ttl)
 
     async def settle(self, permit_id: str, used: Mapping[str, int]) -> None:
         """End a permit by what was used, by unit; a unit that is not named counts as it was reserved."""
         now = self._now()
-        permit = self._permits.pop(permit_id, None)
+        permit = self._pop(permit_id)
         if permit is not None:
             self._end(permit[1], used, now)
 
     async def release(self, permit_id: str) -> None:
-        """End a permit as if nothing had been used (see ``core.limits.settle`` for how exactly)."""
+        """End a permit as if nothing had been used (see ``core.reservations`` for how exactly)."""
         now = self._now()
-        permit = self._permits.pop(permit_id, None)
+        permit = self._pop(permit_id)
         if permit is not None:
             self._end(permit[1], None, now)
 
+    async def rename(self, permit_id: str, new_id: str, ttl_seconds: float) -> bool:
+        """Let a permit live on under another id, for ``ttl_seconds`` from now; False when that cannot be."""
+        return self._move(permit_id, new_id, int(ttl_seconds * 1e6))
+
+    async def levels(self, charges: Sequence[Charge]) -> Levels:
+        """Return how the limits of these charges stand; one that is unused is left out."""
+        self._now()
+        return self.seen(charges)
+
+    def seen(self, charges: Sequence[Charge]) -> Levels:
+        """Return the same, as it was when the last permit began or ended."""
+        levels = self._levels
+        return {charge.slot: levels[charge.slot] for charge in charges if charge.slot in levels}
+
     def _now(self) -> int:
-        """Nanoseconds now, once everything that has expired by now is gone."""
-        now = int(self._clock() * 1e9)
+        """Microseconds now, once everything that has expired by now is gone."""
+        now = int(self._clock() * 1e6)
         if now >= self._next_expiry:
             self._expire(now)
         return now
+
+    def _is_held(self, permit_id: str) -> bool:
+        return any(permit_id in permits for permits in self._lives.values())
+
+    def _pop(self, permit_id: str) -> Permit | None:
+        permit = self._lives[self._ttl].pop(permit_id, None)
+        if permit is not None or len(self._lives) == 1:
+            return permit
+        for permits in self._lives.values():
+            if permit_id in permits:
+                return permits.pop(permit_id)
+        return None
+
+    def _move(self, permit_id: str, new_id: str, ttl: int) -> bool:
+        now = self._now()
+        if new_id != permit_id and self._is_held(new_id):
+            return False
+        permit = self._pop(permit_id)
+        if permit is None:
+            return False
+        self._lives.setdefault(ttl, {})[new_id] = (now + ttl, permit[1])
+        self._next_expiry = min(self._next_expiry, now + ttl)
+        return True
 
     def _end(self, holds: dict[Slot, Hold], used: Mapping[str, int] | None, now: int) -> None:
         levels = self._levels
@@ -111,17 +152,18 @@ class MemoryQuotas:
     def _expire(self, now: int) -> None:
         expired = []
         self._next_expiry = now + self._ttl
-        for permit_id, permit in self._permits.items():
-            if permit[0] > now:
-                self._next_expiry = permit[0]
-                break
-            expired.append(permit_id)
-        for permit_id in expired:
-            self._end(self._permits.pop(permit_id)[1], {}, now)
+        for permits in self._lives.values():
+            for permit_id, permit in permits.items():
+                if permit[0] > now:
+                    self._next_expiry = min(self._next_expiry, permit[0])
+                    break
+                expired.append((permits, permit_id))
+        for permits, permit_id in expired:
+            self._end(permits.pop(permit_id)[1], {}, now)
 
     def _sweep(self, now: int) -> None:
         """Forget every unused level. Runs each time their number has doubled, so its cost is spread evenly."""
-        self._levels = {slot: level for slot, level in self._levels.items() if not unused(level, now)}
+        self._levels = {slot: level for slot, level in self._levels.items() if idle_at(level) > now}
         self._sweep_at = max(_SWEEP_FLOOR, 2 * len(self._levels))
 
 
@@ -139,6 +181,9 @@ class QuotaCallbacks:
         release: ``(permit_id) -> None``. Also called when ``reserve`` failed or was abandoned, because nobody knows
             then what it has held.
         renew: ``(permit_id) -> bool``, whether the permit was still held.
+        rename: ``(permit_id, new_id, ttl_seconds) -> bool``, whether that could be done. Without it what a job may
+            cost is settled as it was reserved, and never corrected.
+        levels: ``(charges) -> levels``. Without it nobody is told how much is left.
 
     Raises:
         ConfigurationError: a value is not callable.
@@ -148,6 +193,8 @@ class QuotaCallbacks:
     settle: Callable[[str, Mapping[str, int]], Awaitable[None] | None] | None = None
     release: Callable[[str], Awaitable[None] | None] | None = None
     renew: Callable[[str], bool | Awaitable[bool]] | None = None
+    rename: Callable[[str, str, float], bool | Awaitable[bool]] | None = None
+    levels: Callable[[Sequence[Charge]], Levels | Awaitable[Levels]] | None = None
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -156,7 +203,7 @@ class QuotaCallbacks:
                 raise ConfigurationError(f"quotas: {name} must be callable, not {type(given).__name__}")
 
 
-class GuardedQuotas:
+class GuardedQuotas(BuiltIn):
     """The store behind a user's callables: what they raise becomes ``StoreUnavailable``, and no hold is lost by it.
 
     - A ``reserve`` that fails is followed by a ``release``.
@@ -170,6 +217,8 @@ class GuardedQuotas:
         self._settle = as_async(verbs.settle or _nothing)
         self._release = as_async(verbs.release or _nothing)
         self._renew = as_async(verbs.renew or _still_held)
+        self._rename = as_async(verbs.rename) if verbs.rename is not None else None
+        self._levels = as_async(verbs.levels or _unknown)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def reserve(self, permit_id: str, charges: Sequence[Charge]) -> Denial | None:
@@ -192,6 +241,22 @@ class GuardedQuotas:
     async def release(self, permit_id: str) -> None:
         """End a permit as if it had never been."""
         await asyncio.shield(self._keep(self._end("release", self._release, permit_id)))
+
+    async def rename(self, permit_id: str, new_id: str, ttl_seconds: float) -> bool:
+        """Let a permit live on under another id; one that cannot be renamed is settled as it was reserved."""
+        if self._rename is None:
+            await self.settle(permit_id, {})
+            return False
+        work = call_store("quotas", "rename", self._rename, permit_id, new_id, ttl_seconds)
+        return bool(await asyncio.shield(self._keep(work)))
+
+    async def levels(self, charges: Sequence[Charge]) -> Levels:
+        """Return how the limits of these charges stand, as far as the user's function says."""
+        return await call_store("quotas", "levels", self._levels, charges)
+
+    def seen(self, _charges: Sequence[Charge]) -> Levels:
+        """Return nothing: what is not asked is not known."""
+        return {}
 
     async def _attempt(self, permit_id: str, charges: Sequence[Charge]) -> Denial | None:
         try:
@@ -231,19 +296,20 @@ class GuardedQuotas:
             task.exception()  # seen: it is logged already, and its caller may be gone
 
 
-def quota_store(value: object = None) -> QuotaStore:
+def quota_store(value: QuotaStore | QuotaCallbacks | None = None) -> QuotaKeeper:
     """Return the store that a ``quotas`` setting stands for.
 
     Args:
-        value: None for memory, ``QuotaCallbacks``, or an object with the port's methods, sync or async.
+        value: None for memory, ``QuotaCallbacks``, or an object with the methods of ``QuotaStore``, sync or async;
+            those of ``QuotaKeeper`` are used too where it has them.
 
     Raises:
         ConfigurationError: it is none of these.
     """
     if value is None:
         return MemoryQuotas()
-    if isinstance(value, MemoryQuotas | GuardedQuotas):
-        return value
+    if isinstance(value, BuiltIn):
+        return value  # type: ignore[return-value]  # its methods are there
     if isinstance(value, QuotaCallbacks):
         return GuardedQuotas(value)
     missing = [verb for verb in _VERBS if not callable(getattr(value, verb, None))]
@@ -253,7 +319,19 @@ def quota_store(value: object = None) -> QuotaStore:
             "quotas: must be None, QuotaCallbacks, or an object with the methods "
             f"{', '.join(_VERBS)}; not {type(value).__name__}{lacks}"
         )
-    return GuardedQuotas(QuotaCallbacks(**{verb: getattr(value, verb) for verb in _VERBS}))
+    verbs: dict[str, Any] = {verb: getattr(value, verb, None) for verb in _VERBS + _FURTHER_VERBS}
+    return GuardedQuotas(QuotaCallbacks(**verbs))
+
+
+def check_ttl(seconds: float) -> None:
+    """Raise ConfigurationError when a permit's time to live is not a time."""
+    if not 0 < seconds < math.inf:
+        raise ConfigurationError(f"quotas: permit_ttl_seconds must be above 0, not {seconds!r}")
+
+
+def _steady_clock() -> Callable[[], float]:
+    offset = time.time() - time.monotonic()
+    return lambda: time.monotonic() + offset
 
 
 async def _nothing(*_: object) -> None:
@@ -262,3 +340,7 @@ async def _nothing(*_: object) -> None:
 
 async def _still_held(_: str) -> bool:
     return True
+
+
+async def _unknown(_: Sequence[Charge]) -> Levels:
+    return {}

@@ -7,8 +7,9 @@ needs no care: its leases end on the old records, which are forgotten with the l
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from keypool_asgi.core.health import Health, HealthPolicy, Scope, State, fresh, opens_at
 from keypool_asgi.core.keys import UpstreamKey
@@ -47,6 +48,7 @@ class KeySnapshot:
         in_flight: leases that are out, over all services.
         listed: False for a key that was removed or replaced and whose last leases are still out.
         health: by service, for the services that were asked for since the list last changed.
+        elsewhere: leases that other processes have out, as far as they tell.
     """
 
     id: str
@@ -56,12 +58,18 @@ class KeySnapshot:
     in_flight: int
     listed: bool
     health: Mapping[str, ServiceHealth]
+    elsewhere: int = 0
 
 
 class Subject:
-    """A key, project or account at one service, with the leases of its present epoch."""
+    """A key, project or account at one service, with the leases of its present epoch.
 
-    __slots__ = ("health", "in_flight", "name", "scope", "service")
+    Attributes:
+        since: the moment at which its present epoch began, here or in the process that found it out.
+        heard: id of the last news that was heard of it.
+    """
+
+    __slots__ = ("health", "heard", "in_flight", "name", "scope", "service", "since")
 
     def __init__(self, scope: Scope, name: str, service: str, health: Health) -> None:
         self.scope = scope
@@ -69,12 +77,15 @@ class Subject:
         self.service = service
         self.health = health
         self.in_flight = 0
+        self.since = -inf
+        self.heard = ""
 
-    def become(self, health: Health, now: float) -> None:
-        """Take on another health. A new epoch starts without leases of its own."""
+    def become(self, health: Health, now: float, *, since: float | None = None) -> None:
+        """Take on another health. A new epoch starts without leases of its own, now or at the moment ``since``."""
         before, self.health = self.health, health
         if health.epoch != before.epoch:
             self.in_flight = 0
+            self.since = now if since is None else since
         if health.state is not before.state:
             self._report(now)
 
@@ -91,13 +102,14 @@ class Subject:
 
 
 class Slot:
-    """A key, over all services."""
+    """A key, over all services. ``elsewhere`` is what other processes tell that they have out of it."""
 
-    __slots__ = ("in_flight", "key", "listed")
+    __slots__ = ("elsewhere", "in_flight", "key", "listed")
 
     def __init__(self, key: UpstreamKey) -> None:
         self.key = key
         self.in_flight = 0
+        self.elsewhere = 0
         self.listed = True
 
 
@@ -115,6 +127,11 @@ class Seat:
     def in_flight(self) -> int:
         """Leases of the key that are out, over all services."""
         return self.slot.in_flight
+
+    @property
+    def elsewhere(self) -> int:
+        """Leases that other processes have out."""
+        return self.slot.elsewhere
 
     def health(self, now: float) -> ServiceHealth:
         """How the key stands at this service: the health of the subject that opens last."""
@@ -156,6 +173,8 @@ class Roster:
         self._leaving: list[Slot] = []
         self._subjects: dict[tuple[Scope, str, str], Subject] = {}
         self._seats: dict[str, tuple[Seat, ...]] = {}
+        #: Called with every subject that is new here.
+        self.met: Callable[[Subject], None] | None = None
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -166,6 +185,19 @@ class Roster:
         if found is None:
             found = self._seats[service] = tuple(self._seated(service, now))
         return found
+
+    def slots(self) -> Iterable[Slot]:
+        """Every listed key."""
+        return self._slots.values()
+
+    def key(self, key_id: str) -> UpstreamKey | None:
+        """Return a listed key."""
+        slot = self._slots.get(key_id)
+        return None if slot is None else slot.key
+
+    def subjects(self) -> Iterable[Subject]:
+        """Every key, project and account, at each service that was asked for."""
+        return self._subjects.values()
 
     def install(self, keys: tuple[UpstreamKey, ...]) -> None:
         """Replace the list of keys at once."""
@@ -191,7 +223,9 @@ class Roster:
         health = {
             service: seat.health(now) for service, seats in self._seats.items() for seat in seats if seat.slot is slot
         }
-        return KeySnapshot(key.id, key.project, key.account, key.region, slot.in_flight, slot.listed, health)
+        return KeySnapshot(
+            key.id, key.project, key.account, key.region, slot.in_flight, slot.listed, health, slot.elsewhere
+        )
 
     def _slot_for(self, key: UpstreamKey, before: list[Slot]) -> Slot:
         """The record of a key that was there before, or a new one. Another secret makes another key."""
@@ -221,6 +255,8 @@ class Roster:
         found = self._subjects.get((scope, name, service))
         if found is None:
             found = self._subjects[scope, name, service] = Subject(scope, name, service, fresh(now, self._policy))
+            if self.met is not None:
+                self.met(found)
         return found
 
 

@@ -17,7 +17,8 @@ from keypool_asgi.core.resources import CURSOR_SECONDS, RETENTION_SECONDS, Page,
 
 from .resources import BuiltIn, check_retention
 from .shelves import Place, span
-from .sqlite_file import Schema, SqliteFile, sqlite_path
+from .sqlite_file import SqliteFile, sqlite_path
+from .sqlite_schema import SCHEMA
 
 __all__ = ["CACHE_SECONDS", "SCHEMA", "SqliteResources"]
 
@@ -29,37 +30,6 @@ _CACHED = 4096
 # Every so many recordings, at most so many expired rows of each kind are deleted: more than can have come in between.
 _PURGE_EVERY = 32
 _PURGED = 64
-
-SCHEMA: Schema = (
-    (
-        """CREATE TABLE resources (
-            kind TEXT NOT NULL,
-            id TEXT NOT NULL,
-            team TEXT NOT NULL,
-            project TEXT NOT NULL,
-            created REAL NOT NULL,
-            status TEXT,
-            summary TEXT NOT NULL,
-            recorded REAL NOT NULL,
-            UNIQUE (kind, id)
-        )""",
-        "CREATE INDEX resources_of_all ON resources (kind, created, id)",
-        "CREATE INDEX resources_of_all_by_status ON resources (kind, status, created, id)",
-        "CREATE INDEX resources_of_team ON resources (kind, team, created, id)",
-        "CREATE INDEX resources_of_team_by_status ON resources (kind, team, status, created, id)",
-        "CREATE INDEX resources_by_age ON resources (kind, recorded)",
-        """CREATE TABLE forgotten (
-            kind TEXT NOT NULL,
-            id TEXT NOT NULL,
-            team TEXT NOT NULL,
-            created REAL NOT NULL,
-            since REAL NOT NULL,
-            UNIQUE (kind, id)
-        )""",
-        "CREATE INDEX forgotten_by_age ON forgotten (since)",
-    ),
-)
-"""Every version of the tables of the file, for all of its users."""
 
 _COLUMNS = "kind, id, team, project, created, status, summary"
 

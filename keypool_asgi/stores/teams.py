@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from copy import copy
-from typing import Any
+from typing import Any, Self
 
 from cachetools import TTLCache
 
@@ -17,9 +18,49 @@ from keypool_asgi.ports import TeamDirectory
 
 from .callables import as_async, call_store, store_failed
 
-__all__ = ["CachedTeams", "GuardedTeams", "MappedTeams", "team_directory"]
+__all__ = ["CachedTeams", "GuardedTeams", "MappedTeams", "TokenDigest", "team_directory"]
 
 Find = Callable[[str], Awaitable[Team | None]]
+
+# How a digest was made, as it is written before it: under a pepper or without one.
+_PEPPERED, _PLAIN = "hmac-sha256", "sha256"
+
+_DIGEST = re.compile(rf"({_PEPPERED}|{_PLAIN}):[0-9a-f]{{64}}\Z")
+
+
+class TokenDigest(str):
+    """What stands for a team token in a ``teams`` mapping, so that the token itself need not be known here.
+
+    ``"hmac-sha256:"`` (made under a pepper) or ``"sha256:"`` (without one), and 64 hexadecimal digits. The command
+    ``keypool token new`` prints one.
+
+    Raises:
+        ConfigurationError: the text is no such digest. It is not shown: it may be a token.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:  # noqa: D102 - as __init__ has none
+        if not isinstance(text, str) or not _DIGEST.match(text):
+            raise ConfigurationError(
+                f"TokenDigest: must be '{_PEPPERED}:' or '{_PLAIN}:' and 64 hexadecimal digits in lower case"
+            )
+        return super().__new__(cls, text)
+
+    @classmethod
+    def of(cls, token: str, pepper: str | bytes | None = None) -> Self:
+        """Make the digest of a token."""
+        return cls(f"{_PLAIN if pepper is None else _PEPPERED}:{TokenDigester(pepper).digest(token).hex()}")
+
+    @property
+    def peppered(self) -> bool:
+        """Whether it was made under a pepper, and is of use with that pepper only."""
+        return self.startswith(_PEPPERED)
+
+    @property
+    def raw(self) -> bytes:
+        """The 32 bytes of the digest."""
+        return bytes.fromhex(self.partition(":")[2])
 
 
 def team_directory(
@@ -34,8 +75,9 @@ def team_directory(
     """Return the directory that a ``teams`` setting stands for.
 
     Args:
-        value: a mapping of token to ``Team``, read once and kept as digests; a sync or async function
-            ``(token) -> Team | None``, whose answers are cached; or an object with ``find``, which caches as it likes.
+        value: a mapping of token, or ``TokenDigest``, to ``Team``, read once and kept as digests; a sync or async
+            function ``(token) -> Team | None``, whose answers are cached; or an object with ``find``, which caches as
+            it likes.
         pepper: secret that the digests of tokens are made with, see ``core.tokens.TokenDigester``.
         ttl_seconds: how long a function's answer with a team is believed; a team changes or ends within this time.
         negative_ttl_seconds: how long an answer without a team is believed.
@@ -49,7 +91,7 @@ def team_directory(
     if isinstance(value, MappedTeams | CachedTeams | GuardedTeams):
         return value
     if isinstance(value, Mapping):
-        return MappedTeams(value, digester)
+        return MappedTeams(value, digester, peppered=pepper is not None)
     if not isinstance(value, str | bytes | type):
         find = getattr(value, "find", None)
         if callable(find):
@@ -65,14 +107,27 @@ def team_directory(
 
 
 class MappedTeams:
-    """Teams of a mapping, which is copied."""
+    """Teams of a mapping, which is copied.
 
-    def __init__(self, teams: Mapping[str, Team], digester: TokenDigester) -> None:
+    Args:
+        teams: token, or ``TokenDigest``, to team.
+        digester: makes the digests.
+        peppered: whether it does so under a pepper.
+
+    Raises:
+        ConfigurationError: an entry could never work.
+    """
+
+    def __init__(self, teams: Mapping[str, Team], digester: TokenDigester, *, peppered: bool) -> None:
         self._digest = digester.digest
         self._teams = {}
         for number, (token, team) in enumerate(teams.items(), 1):
             _check_entry(number, token, team)
-            self._teams[self._digest(token)] = team
+            if isinstance(token, TokenDigest):
+                _check_pepper(token, team, peppered=peppered)
+                self._teams[token.raw] = team
+            else:
+                self._teams[self._digest(token)] = team
 
     async def find(self, token: str) -> Team | None:
         """Return the team of a token, or None."""
@@ -168,6 +223,16 @@ def _check_entry(number: int, token: object, team: object) -> None:
     fault = token_fault(token.encode("utf-8", "surrogatepass"))
     if fault is not None:
         raise ConfigurationError(f"teams: the token of {team.id!r} cannot be used. {fault.sentence}")
+
+
+def _check_pepper(digest: TokenDigest, team: Team, *, peppered: bool) -> None:
+    """Refuse a digest that no token can have with this ``pepper`` setting."""
+    if digest.peppered and not peppered:
+        raise ConfigurationError(f"teams: the digest of {team.id!r} was made under a pepper: set pepper")
+    if peppered and not digest.peppered:
+        raise ConfigurationError(
+            f"teams: the digest of {team.id!r} was made without a pepper, and pepper is set: make a new one under it"
+        )
 
 
 def _cache(setting: str, ttl: float, max_entries: int, clock: Callable[[], float]) -> TTLCache[bytes, Any]:

@@ -41,6 +41,7 @@ class Card:
     in_flight: int = 0
     own: Thing = field(default_factory=Thing)
     account: Thing = field(default_factory=Thing)
+    elsewhere: int = 0
 
     @property
     def subjects(self) -> Sequence[Thing]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from .hosts import HOSTS, Hosted
 from .leaks import guard, secret, token
-from .servers import SERVERS, Served, free_port, serve
+from .servers import SERVERS, SOCKET_SERVERS, Served, free_port, serve
 from .tools import RawConnection, need, raw_http, run, tasks_left
 
 __all__ = [
     "HOSTS",
     "SERVERS",
+    "SOCKET_SERVERS",
     "Hosted",
     "RawConnection",
     "Served",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib
 import logging
 import socket
 import subprocess
 import tempfile
 import threading
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +20,19 @@ from typing import Any
 from .leaks import guard
 from .tools import need
 
-__all__ = ["SERVERS", "Served", "free_port", "serve"]
+__all__ = ["SERVERS", "SOCKET_SERVERS", "Served", "free_port", "serve"]
 
 SERVERS = ("uvicorn-h11", "uvicorn-httptools", "hypercorn", "granian")
+
+SOCKET_SERVERS = (
+    "uvicorn-websockets",
+    "uvicorn-websockets-sansio",
+    "uvicorn-wsproto",
+    "hypercorn",
+    "granian",
+    "granian-uvloop",
+)
+"""Every implementation of WebSockets; those named above serve them as well, uvicorn's with ``websockets-sansio``."""
 
 START_SECONDS = 10.0
 STOP_SECONDS = 10.0
@@ -89,7 +101,7 @@ def serve(
 
     Args:
         app: the ASGI app.
-        server: one of ``SERVERS``.
+        server: one of ``SERVERS`` or ``SOCKET_SERVERS``.
         guarded: scan everything that the app sends for key secrets (see ``leaks``).
         root_path: as behind a reverse proxy. uvicorn prefixes it itself, hypercorn and granian want it in the request.
         tls: with a self-made certificate for localhost and 127.0.0.1; ``Served.ca`` is the file to trust.
@@ -100,7 +112,8 @@ def serve(
     with tempfile.TemporaryDirectory() if tls else contextlib.nullcontext() as folder:
         certificate, key = _certificate(Path(folder)) if folder else (None, None)
         options = _Options(root_path, lifespan, certificate, key, more)
-        thread = _ServerThread(start(guard(app) if guarded else app, options))
+        serving = start(guard(app) if guarded else app, options)
+        thread = _ServerThread(serving, uvloop=server.endswith("-uvloop"))
         port = thread.start()
         path = "" if server.startswith("uvicorn") else root_path
         try:
@@ -129,8 +142,9 @@ class _ServerThread:
     loop: asyncio.AbstractEventLoop
     own_tasks: frozenset[asyncio.Task[Any]]
 
-    def __init__(self, server: contextlib.AbstractAsyncContextManager[int]) -> None:
+    def __init__(self, server: contextlib.AbstractAsyncContextManager[int], *, uvloop: bool) -> None:
         self._server = server
+        self._uvloop = uvloop
         self._changed = threading.Event()
         self._port: int | None = None
         self._error: BaseException | None = None
@@ -154,7 +168,8 @@ class _ServerThread:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._serve(), debug=False)
+            with asyncio.Runner(debug=False, loop_factory=_uvloop() if self._uvloop else None) as runner:
+                runner.run(self._serve())
         except BaseException as error:  # noqa: BLE001 - handed to the test's own thread
             self._error = error
         finally:
@@ -183,13 +198,14 @@ async def _ended(known: frozenset[asyncio.Task[Any]], within: float) -> list[str
 
 
 @contextlib.asynccontextmanager
-async def _uvicorn(app: Any, options: _Options, http: str) -> AsyncIterator[int]:
+async def _uvicorn(app: Any, options: _Options, http: str, ws: str = "auto") -> AsyncIterator[int]:
     import uvicorn
 
     settings = {"log_config": None, "log_level": "info", "timeout_graceful_shutdown": GRACE_SECONDS}
     config = uvicorn.Config(
         app,
         http=http,
+        ws=ws,  # type: ignore[arg-type]
         lifespan=options.lifespan,  # type: ignore[arg-type]
         root_path=options.root_path,
         ssl_certfile=options.certificate,
@@ -283,10 +299,29 @@ def _starter(server: str) -> Callable[[Any, _Options], contextlib.AbstractAsyncC
     if server == "uvicorn-httptools":
         need("uvicorn", "httptools")
         return functools.partial(_uvicorn, http="httptools")
-    if server in ("hypercorn", "granian"):
-        need(server)
+    if server in ("uvicorn-websockets", "uvicorn-websockets-sansio", "uvicorn-wsproto"):
+        ws = server.removeprefix("uvicorn-")
+        need("uvicorn", "h11", ws.partition("-")[0])
+        if ws == "websockets":
+            _import_deprecated("uvicorn.protocols.websockets.websockets_impl")
+        return functools.partial(_uvicorn, http="h11", ws=ws)
+    if server in ("hypercorn", "granian", "granian-uvloop"):
+        need(*server.split("-"))
         return _hypercorn if server == "hypercorn" else _granian
-    raise ValueError(f"unknown server {server!r}; one of {SERVERS}")
+    raise ValueError(f"unknown server {server!r}; one of {SERVERS + SOCKET_SERVERS}")
+
+
+def _import_deprecated(module: str) -> None:
+    """Import what warns that it will be gone, and is tested while it is there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module(module)
+
+
+def _uvloop() -> Callable[[], asyncio.AbstractEventLoop]:
+    import uvloop
+
+    return uvloop.new_event_loop
 
 
 def _without_lifespan(app: Any) -> Any:

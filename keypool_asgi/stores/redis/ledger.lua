@@ -1,0 +1,8 @@
+-- The account.
+--
+-- records     hash: id -> record as JSON
+-- lists       sorted set, all scores 0: two members for each record, in everybody's list and in its team's; a member is
+--             the list's name and the record's place, so it is an index that is walked in the order of bytes
+-- corrections sorted set: id of a correction by the time of its end, so that a job is settled once
+-- days        sorted set: Unix time of the beginning of each day (UTC) that has totals, by itself
+-- totals:<day> hash: JSON list of hour and names -> amount
