@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-from . import foreign, imports, memory, proc, small, stores
+from . import foreign, imports, memory, proc, small, sockets, stores
 from .stats import machine
 
 __all__ = ["main"]
@@ -15,6 +15,7 @@ __all__ = ["main"]
 BENCHMARKS: dict[str, Callable[..., Iterator[str]]] = {
     "memory": memory.run,
     "http": small.run,
+    "sockets": sockets.run,
     "stores": stores.run,
     "foreign": foreign.run,
     "import": imports.run,
@@ -29,7 +30,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all without one")
     parser.add_argument("--quick", action="store_true", help="only see that it works: smaller and shorter")
-    parser.add_argument("--profile", action="store_true", help="http: profile our server instead of comparing it")
+    parser.add_argument(
+        "--profile", action="store_true", help="http, sockets: profile our server instead of comparing it"
+    )
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in BENCHMARKS]
     if unknown:

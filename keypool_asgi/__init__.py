@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from keypool_asgi.core.health import HealthPolicy
     from keypool_asgi.core.keys import Secret, UpstreamKey
     from keypool_asgi.core.limits import Charge, Denial, Limit
+    from keypool_asgi.core.prices import Price
     from keypool_asgi.core.resources import Page, Ref, Resource
     from keypool_asgi.core.sessions import SessionLimits
     from keypool_asgi.core.teams import Team
@@ -33,6 +34,7 @@ __all__ = [
     "KeyPoolMiddleware",
     "Limit",
     "Page",
+    "Price",
     "QuotaCallbacks",
     "Ref",
     "Refusal",
@@ -49,6 +51,7 @@ _HOMES = {
     "keypool_asgi.core.health": ("HealthPolicy",),
     "keypool_asgi.core.keys": ("Secret", "UpstreamKey"),
     "keypool_asgi.core.limits": ("Charge", "Denial", "Limit"),
+    "keypool_asgi.core.prices": ("Price",),
     "keypool_asgi.core.resources": ("Page", "Ref", "Resource"),
     "keypool_asgi.core.sessions": ("SessionLimits",),
     "keypool_asgi.core.teams": ("Team",),

@@ -16,6 +16,7 @@ __all__ = [
     "ASGIApp",
     "Location",
     "Message",
+    "OwnBase",
     "Receive",
     "Scope",
     "Send",
@@ -106,6 +107,24 @@ def own_base(scope: Scope, mount: str) -> str:
         name, port = scope.get("server") or ("localhost", None)
         host = f"{name}:{port}" if port else name
     return f"{scheme}://{host}{mount}"
+
+
+class OwnBase:
+    """The pool's absolute URL as a caller sees it, told when it is asked for: few answers have links.
+
+    Its repr says nothing: a scope holds the caller's token (invariant I2).
+    """
+
+    __slots__ = ("_mount", "_public", "_scope")
+
+    def __init__(self, scope: Scope, mount: str, public: str | None) -> None:
+        self._scope = scope
+        self._mount = mount
+        self._public = public
+
+    def __call__(self) -> str:
+        """Return it, without a trailing slash."""
+        return self._public or own_base(self._scope, self._mount)
 
 
 async def send_refusal(scope: Scope, send: Send, refusal: Refusal, request_id: str) -> None:

@@ -6,14 +6,18 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict
 
+from keypool_asgi.core.charging import Estimates
 from keypool_asgi.core.health import HealthPolicy
 from keypool_asgi.core.keys import UpstreamKey
+from keypool_asgi.core.prices import PriceTable
 from keypool_asgi.core.provider import OriginOverrides
 from keypool_asgi.core.selection import Select
 from keypool_asgi.core.sessions import SessionLimits
 from keypool_asgi.core.teams import Team
 from keypool_asgi.ports import KeySource, QuotaStore, ResourceStore, TeamDirectory
 from keypool_asgi.stages.intercept import OnExchange, SocketRefusals
+from keypool_asgi.stages.key_limits import LimitsByName
+from keypool_asgi.stores.failover_quotas import OnStoreFailure
 from keypool_asgi.stores.quotas import QuotaCallbacks
 from keypool_asgi.stores.resources import ResourceCallbacks
 from keypool_asgi.upstream import Timeouts
@@ -36,11 +40,39 @@ class Settings(TypedDict, total=False):
     quotas: QuotaStore | QuotaCallbacks | None
     """Who counts the teams' limits. None: this process's memory."""
 
+    on_store_failure: OnStoreFailure
+    """What becomes of requests while the quota store cannot be reached: ``"refuse"``, ``"allow"`` or ``"share"``."""
+
+    quota_share: float | None
+    """With ``on_store_failure="share"``: the part of each limit that one process may admit meanwhile."""
+
+    prices: PriceTable | None
+    """What units cost, for limits of ``cost`` and for the account."""
+
+    estimates: Estimates | None
+    """What is held of a unit while its figure is unknown, by operation. None: 1."""
+
+    key_limits: LimitsByName | None
+    """The operator's own limits on requests and concurrency of keys, by id or glob."""
+
+    account_limits: LimitsByName | None
+    """The same of accounts."""
+
+    job_seconds: float
+    """How long a job's figure is waited for, before it counts as it was estimated: 7 days."""
+
+    session_window_seconds: int
+    """How much of a session is admitted at once: 30."""
+
+    rate_limit_fields: bool
+    """Whether answers tell what is left of the team's limits, in ``RateLimit`` and ``X-RateLimit-*``: yes."""
+
     resources: ResourceStore | ResourceCallbacks | None
     """Who remembers which team and project own what. None: ``state``, or this process's memory."""
 
     state: str | None
-    """Where several processes share what the pool remembers, and what survives a restart: ``"sqlite:///keypool.db"``."""
+    """Where owners, limits and (with Redis) the health of keys are shared by several processes, and survive a restart:
+    ``"sqlite:///keypool.db"``, ``"redis://host"`` or ``"rediss://host"``."""
 
     isolation: Literal["team", "off"]
     """``"team"``: a team reaches only what it created. ``"off"``: teams share, and workflows stay on their project."""

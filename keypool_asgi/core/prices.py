@@ -10,7 +10,7 @@ from keypool_asgi.errors import ConfigurationError
 
 from .limits import WINDOWED_UNITS
 
-__all__ = ["NO_PRICES", "Price", "Prices"]
+__all__ = ["NO_PRICES", "Price", "PriceTable", "Prices"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,10 @@ class Price:
         return -(-amount * self.micros // self.per)
 
 
+PriceTable = Mapping[str, Mapping[str, Price]]
+"""Name or glob of operations, and after an ``@`` of models, to unit to price."""
+
+
 class Prices:
     """What units cost, for limits of the unit ``"cost"``.
 
@@ -56,7 +60,7 @@ class Prices:
         ConfigurationError: an unknown unit, or something that is no price.
     """
 
-    def __init__(self, table: Mapping[str, Mapping[str, Price]]) -> None:
+    def __init__(self, table: PriceTable) -> None:
         self._rows: list[tuple[str, str | None, Mapping[str, Price]]] = []
         for row, prices in table.items():
             _check(row, prices)

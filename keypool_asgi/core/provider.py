@@ -10,6 +10,7 @@ from keypool_asgi.errors import ConfigurationError
 from .keys import UpstreamKey
 from .listing import ListRules
 from .messages import Headers, Origin
+from .metering import Metering
 from .minting import MintRules
 from .operations import Operation, OperationTable
 from .ownership import ResourceRules
@@ -37,6 +38,7 @@ class Provider:
         judge: what an answer says about the key that it was made with.
         resources: how its resources are named and described.
         lists: how its lists look.
+        metering: operation to what it uses up.
         minting: how requests for temporary tokens say what they ask for.
         sessions: service to how its WebSocket sessions begin and end.
     """
@@ -48,6 +50,7 @@ class Provider:
     judge: JudgeAnswer
     resources: ResourceRules
     lists: ListRules
+    metering: Mapping[str, Metering]
     minting: MintRules
     sessions: Mapping[str, SessionRules]
 

@@ -7,11 +7,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from secrets import token_hex
 from typing import Literal, Protocol
 
-from keypool_asgi.asgi import ASGIApp, Location, Receive, Scope, Send, is_literal, locate, own_base, send_refusal
+from keypool_asgi.asgi import ASGIApp, Location, OwnBase, Receive, Scope, Send, is_literal, locate, send_refusal
 from keypool_asgi.core.headers import Framing, framing_of
 from keypool_asgi.core.operations import SOCKET, OperationTable
 from keypool_asgi.core.tokens import chosen_subprotocol, refusal_form
@@ -118,7 +117,7 @@ class Intercept:
         self.host = host
         self.table = table
         self.prefix = prefix
-        self._public_base = partial(str, public_url.rstrip("/")) if public_url else None
+        self.public_url = public_url.rstrip("/") if public_url else None
         self.max_body_bytes = max_body_bytes
         self.discard_bytes = discard_bytes
         self.socket_refusals = socket_refusals
@@ -199,7 +198,7 @@ class Intercept:
         framing = _NO_BODY if is_socket else framing_of(method, scope.get("http_version", "1.1"), scope["headers"])
         if framing.length is not None and framing.length > self.max_body_bytes:
             raise BodyTooLarge(f"The request body is larger than the {self.max_body_bytes} bytes that are allowed.")
-        base = self._public_base or partial(own_base, scope, location.mount)
+        base = OwnBase(scope, location.mount, self.public_url)
         return Exchange(request_id, match.operation, match.path, match.ids, framing, base)
 
 

@@ -41,15 +41,17 @@ from keypool_asgi.core.verdicts import Fault, Verdict
 END = '{"type":"Terminate"}'
 FIGURES = '{"type":"Termination","session_duration_seconds":7,"audio_duration_seconds":5}'
 REFUSAL = "refused"
+TOLD = '{"type":"Error","error":"Too bad"}'
 FAILURE = "failed"
 BAD_KEY = Verdict(Fault.REJECTED)
 UNRELATED = Verdict(Fault.UNRELATED)
+PHASES = list(Phase)
 SERVED = Judge(Verdict(Fault.NONE))
 
 
 def _judge(first: str | bytes | Close) -> Verdict | None:
     said = first.reason if isinstance(first, Close) else first
-    return {REFUSAL: BAD_KEY, FAILURE: UNRELATED}.get(said)
+    return {REFUSAL: BAD_KEY, TOLD: BAD_KEY, FAILURE: UNRELATED}.get(said)
 
 
 def rules(*, speaks_first: bool = True, audio_figure: str | None = "audio_duration_seconds") -> SessionRules:
@@ -197,11 +199,19 @@ def test_the_caller_is_accepted_at_once_where_it_speaks_first() -> None:
     assert (session.proved, commands) == (True, [ToUpstream("hello"), SERVED, ToCaller("good day")])
 
 
-@pytest.mark.parametrize("said", [REFUSAL, FAILURE])
-@pytest.mark.parametrize("how", [FromUpstream, lambda said: UpstreamEnded(Close(1008, said))])
-def test_a_refusal_before_the_caller_is_accepted_leaves_the_way_open_to_another_key(said, how) -> None:
-    session, commands = played(begin(rules()), Upgraded(), how(said))
-    assert (session.phase, commands) == (Phase.OVER, [GiveUp(_judge(said))])
+@pytest.mark.parametrize(
+    ("event", "verdict", "said"),
+    [
+        (FromUpstream(REFUSAL), BAD_KEY, ""),
+        (FromUpstream(TOLD), BAD_KEY, "Too bad"),
+        (FromUpstream(FAILURE), UNRELATED, ""),
+        (UpstreamEnded(Close(1008, REFUSAL)), BAD_KEY, REFUSAL),
+        (UpstreamEnded(Close(1011, FAILURE)), UNRELATED, FAILURE),
+    ],
+)
+def test_a_refusal_before_the_caller_is_accepted_leaves_the_way_open_to_another_key(event, verdict, said) -> None:
+    session, commands = played(begin(rules()), Upgraded(), event)
+    assert (session.phase, commands) == (Phase.OVER, [GiveUp(verdict, said)])
 
 
 @pytest.mark.parametrize("how", [FromUpstream, lambda said: UpstreamEnded(Close(1008, said))])
@@ -279,6 +289,20 @@ def test_upstreams_own_end_is_told_as_it_came(close) -> None:
     assert (session.phase, commands) == (Phase.OVER, [CloseCaller(for_caller(close))])
 
 
+def test_the_first_reason_to_stop_counts() -> None:
+    why = Close(4429, "The quota ran out.")
+    assert played(live(), StopAsked(why), StopAsked(DRAINING), Overdue())[1][-1] == CloseCaller(why)
+
+
+def test_a_caller_that_leaves_before_the_first_message_is_not_come_back_to() -> None:
+    session, commands = played(begin(rules()), Upgraded(), CallerLeft(Close(1001)), FromUpstream("hello"))
+    assert (session.phase, commands) == (Phase.ENDING, [EndUpstream(END), SERVED])
+
+
+def test_a_session_with_figures_is_not_ended_again_when_the_caller_leaves() -> None:
+    assert played(live(), FromUpstream(FIGURES), CallerLeft(Close(1000)))[1][-1] == EndUpstream(None)
+
+
 def test_nothing_of_the_caller_is_passed_on_after_a_stop() -> None:
     ending, _ = played(live(), StopAsked(DRAINING))
     assert played(ending, FromCaller(b"audio"), FromCaller(END))[1] == []
@@ -316,6 +340,7 @@ class Sessions(RuleBasedStateMachine):
         self.session, commands = step(before, event)
         self.commands += commands
         assert before.phase is not Phase.OVER or (self.session == before and commands == ())
+        assert PHASES.index(self.session.phase) >= PHASES.index(before.phase), "there is no way back"
         if isinstance(event, FromCaller | FromUpstream) and not is_notable(before, event):
             assert self.session == before
         if any(isinstance(each, CloseCaller) for each in commands):

@@ -11,7 +11,8 @@ import pytest
 import keypool_asgi
 from keypool_asgi.core import headers
 from keypool_asgi.errors import ERROR_TABLE
-from keypool_asgi.stack import KeyPoolMiddleware, Settings, _Stack
+from keypool_asgi.assembly import assemble
+from keypool_asgi.stack import KeyPoolMiddleware, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,7 +52,7 @@ def test_every_setting_is_told_and_no_other() -> None:
 @pytest.mark.parametrize("name", Settings.__annotations__)
 def test_the_default_of_a_setting_is_the_real_one(name: str) -> None:
     told = eval(told_settings()[name], {public: getattr(keypool_asgi, public) for public in keypool_asgi.__all__})
-    real = inspect.signature(_Stack.__init__).parameters[name].default
+    real = inspect.signature(assemble).parameters[name].default
     policies = (keypool_asgi.HealthPolicy(), keypool_asgi.Timeouts(), keypool_asgi.SessionLimits())
     assert told == real or (real is None and told in policies)
 

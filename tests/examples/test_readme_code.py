@@ -23,7 +23,7 @@ from blocks import Blocks
 from harness import need, secret, serve, token
 from harness.tools import _node_modules
 
-from keypool_asgi import cli, stack
+from keypool_asgi import assembly, cli
 from keypool_asgi.testing import Simulator, silence_wav
 
 BLOCKS = Blocks("README.md", commands=2)  # the two of "Two commands"
@@ -35,7 +35,7 @@ Sdk = Callable[[str, str], assemblyai.Transcriber]
 @pytest.fixture(autouse=True)
 def here(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the README leaves to its reader: the service, the environment, a recording in the working folder."""
-    monkeypatch.setattr(stack, "ASSEMBLYAI", stack.ASSEMBLYAI.with_origins(simulator.origins))
+    monkeypatch.setattr(assembly, "ASSEMBLYAI", assembly.ASSEMBLYAI.with_origins(simulator.origins))
     monkeypatch.setenv("ASSEMBLYAI_KEY_1", secret("good"))
     monkeypatch.setenv("ASSEMBLYAI_KEY_2", secret("spare"))
     monkeypatch.setenv("RESEARCH_TOKEN", token("research"))
@@ -73,7 +73,7 @@ def mounted(name: str, sdk: Sdk) -> None:
     names = BLOCKS.execute(name)
     with pool(names["app"]) as base:
         assert sdk(base, token("research")).transcribe("meeting.mp3").text
-    assert names["pool"]._gate.draining
+    assert names["pool"]._parts.gate.draining
 
 
 def test_block_starlette(sdk: Sdk) -> None:

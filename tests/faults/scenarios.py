@@ -184,7 +184,7 @@ def _in_threads(store: MemoryQuotas) -> QuotaCallbacks:
 @scenario
 async def wait_for_a_key(simulator: Simulator) -> Scenario:
     pool = _good(simulator, keys=keys_of("good", max_in_flight=1), key_wait_seconds=5)
-    keys = pool.app._pool
+    keys = pool.app._parts.pool
     lease = await keys.lease(Need("agents"))
 
     async def end() -> None:

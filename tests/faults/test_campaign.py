@@ -15,7 +15,7 @@ import pytest
 from faults.rig import Caller, Rig, rig, scope_of, simulated
 from harness import run, secret
 
-import keypool_asgi.stack
+import keypool_asgi.assembly
 from keypool_asgi import Timeouts
 from keypool_asgi.core.health import State
 from keypool_asgi.core.operations import OperationTable
@@ -51,7 +51,7 @@ def simulator(shared: Simulator) -> Simulator:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every operation waits 0.2 s for its answer."""
     table = OperationTable([replace(operation, patience=0.2) for operation in ASSEMBLYAI.table.operations])
-    monkeypatch.setattr(keypool_asgi.stack, "ASSEMBLYAI", replace(ASSEMBLYAI, table=table))
+    monkeypatch.setattr(keypool_asgi.assembly, "ASSEMBLYAI", replace(ASSEMBLYAI, table=table))
 
 
 OPERATIONS: dict[str, tuple[dict[str, Any], list[bytes]]] = {

@@ -40,7 +40,7 @@ DOCUMENTED = [
     (1008, "Too many new sessions", THROTTLED),
     (1008, UNAUTHORIZED + "Insufficient account balance", EXHAUSTED),
     (1008, "Your current account balance is negative. Please top up to continue.", EXHAUSTED),
-    (1008, UNAUTHORIZED + "Account is disabled", DOUBTED),
+    (1008, UNAUTHORIZED + "Account is disabled", REJECTED),
     (1008, "See Error message for details", DOUBTED),
     (1008, "", DOUBTED),
     (1009, "Message is over 131072 bytes", NONE),
@@ -96,7 +96,7 @@ REFUSALS = {
     "throttled": (lambda sim, _: sim.throttle("account-1"), THROTTLED),
     "too many at once": (lambda sim, _: sim.limit_sessions("account-1", at_once=0), THROTTLED),
     "too many a minute": (lambda sim, _: sim.limit_sessions("account-1", per_minute=0), THROTTLED),
-    "disabled": (lambda sim, _: sim.disable_account("account-1"), DOUBTED),
+    "disabled": (lambda sim, _: sim.disable_account("account-1"), REJECTED),
 }
 
 

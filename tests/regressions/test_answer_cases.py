@@ -190,7 +190,7 @@ def test_case_18_whatever_can_be_printed() -> None:
     (key,) = keys_of("k1")
     team = Team("team-a")
     app = KeyPool(keys=[key], teams={TOKEN: team})
-    held: list[Any] = [key, [key], {"key": key}, app, app.keys(), app._pool, app._client, app._intercept]
+    held: list[Any] = [key, [key], {"key": key}, app, app.keys(), app._parts, app._parts.pool, app._parts.client]
     shown = "".join(f"{value!r}{value!s}" for value in held)
     several = ExceptionGroup("several", [ValueError(key), RuntimeError(app, key.secret)])
     shown += "".join(traceback.format_exception(several))

@@ -309,7 +309,7 @@ def test_case_22_the_keys_are_swapped_under_200_requests(server: str) -> None:
                 answers = [threads.submit(pool.send, "/v1/voices") for _ in range(100)]
                 simulator.wait_until(lambda simulator: simulator.open_requests >= 20)
                 listed[:] = keys_of("new")
-                pool.served.call(pool.app._pool.refresh)
+                pool.served.call(pool.app._parts.pool.refresh)
                 (old,) = [key for key in pool.keys if key.id == "old"]
                 assert old.in_flight > 0
                 assert not old.listed

@@ -148,7 +148,7 @@ def test_case_19_draining(simulator: Simulator, server: str) -> None:
         connection.send(b"hello")
         until(lambda: pool.app.open_exchanges == 1)
         draining = threads.submit(pool.served.call, pool.app.drain, 5)
-        until(lambda: pool.app._gate.draining)
+        until(lambda: pool.app._parts.gate.draining)
         refused = pool.send("/v1/voices")
         assert (refused.status, json.loads(refused.body)["code"]) == (503, "DRAINING")
         assert refused.all("retry-after") == ["1"]

@@ -101,7 +101,9 @@ class QuotaRig:
 
     def _exchange(self, operation: str, framing: Framing, ids: dict[str, str] | None) -> Exchange:
         number = len(self.exchanges) + 1
-        exchange = Exchange(f"r{number}", ASSEMBLYAI.table.named(operation), "/x", ids or {}, framing, "http://own")
+        exchange = Exchange(
+            f"r{number}", ASSEMBLYAI.table.named(operation), "/x", ids or {}, framing, lambda: "http://own"
+        )
         exchange.team = self.team
         self.exchanges.append(exchange)
         return exchange

@@ -29,7 +29,7 @@ LIMITS = [AUDIO_SECONDS, STREAM_SECONDS, BYTES, TOKENS, CHARACTERS, STREAMS]
 
 def metered(rig):
     """The same rig with a stage that knows AssemblyAI's figures."""
-    stage = rig.app._gate
+    stage = rig.app._parts.gate
     while not isinstance(stage, Quota):
         stage = stage.app
     stage.tariff = Tariff(METERING)

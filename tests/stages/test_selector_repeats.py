@@ -117,13 +117,13 @@ def test_our_own_413_proves_nothing_about_a_key() -> None:
         script = Script(lambda _: answer(200))
         script.pool(max_body_bytes=1000)
         verdicts: list[Any] = []
-        give_back = script.app._pool.give_back
+        give_back = script.app._parts.pool.give_back
 
         async def watched(lease: Any, verdict: Any) -> None:
             verdicts.append(verdict.fault.value)
             await give_back(lease, verdict)
 
-        script.app._pool.give_back = watched  # type: ignore[method-assign]
+        script.app._parts.pool.give_back = watched  # type: ignore[method-assign]
         caller = await streamed(script, b"x" * 900, b"x" * 900)
         assert (caller.status, caller.json["code"]) == (413, "BODY_TOO_LARGE")
         assert verdicts == ["unrelated"]

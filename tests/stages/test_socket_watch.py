@@ -147,10 +147,10 @@ def test_a_refusal_of_somebody_elses_is_told_by_its_status(body) -> None:
     [
         ([(b"retry-after", b"7")], 7),
         ([(b"content-type", b"text/plain"), (b"retry-after", b"0")], 0),
+        ([], None),
         ([(b"retry-after", b"Sun, 22 Nov 2026 18:00:00 GMT")], None),
         ([(b"retry-after", b"soon")], None),
         ([(b"retry-after", b"-1")], None),
-        ([], None),
         (None, None),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 
 import pytest
 from harness.leaks import token
@@ -10,11 +12,12 @@ from harness.leaks import token
 from keypool_asgi.core.teams import Team
 from keypool_asgi.errors import ConfigurationError, Forbidden, StoreUnavailable
 from keypool_asgi.ports import TeamDirectory
-from keypool_asgi.stores.teams import team_directory
+from keypool_asgi.stores.teams import TokenDigest, team_directory
 from keypool_asgi.testing.contracts import TeamDirectoryContract
 
 A, B = Team("team-a"), Team("team-b")
 TOKEN = token("a")
+PEPPER = "pepper"
 
 
 class Directory:
@@ -42,6 +45,7 @@ def async_function(teams):
 # Every way to pass the same teams.
 WAYS = {
     "mapping": dict,
+    "mapping of digests": lambda teams: {TokenDigest.of(token, PEPPER): team for token, team in teams.items()},
     "sync function": lambda teams: teams.get,
     "async function": async_function,
     "object": Directory,
@@ -60,11 +64,11 @@ class TestContract(TeamDirectoryContract):
         self.way = WAYS[request.param]
 
     def make_directory(self, teams):
-        return team_directory(self.way(teams), pepper="pepper")
+        return team_directory(self.way(teams), pepper=PEPPER)
 
 
 def test_each_way_gives_a_directory(way):
-    directory = team_directory(way({TOKEN: A}))
+    directory = team_directory(way({TOKEN: A}), pepper=PEPPER)
     assert isinstance(directory, TeamDirectory)
     assert team_directory(directory) is directory
 
@@ -111,6 +115,60 @@ def test_a_mapping_is_copied_and_kept_as_digests():
     teams.clear()
     assert drive(directory.find(TOKEN)) is A
     assert TOKEN not in repr(vars(directory))
+
+
+# Digests
+
+
+def test_a_digest_stands_for_its_token():
+    directory = team_directory({TokenDigest.of(TOKEN): A, token("b"): B})
+    assert drive(directory.find(TOKEN)) is A
+    assert drive(directory.find(token("b"))) is B
+    assert drive(directory.find(str(TokenDigest.of(TOKEN)))) is None, "whoever has read the digest has no token"
+
+
+def test_a_digest_says_how_it_was_made_and_can_be_written_down():
+    plain, peppered = TokenDigest.of(TOKEN), TokenDigest.of(TOKEN, PEPPER)
+    assert (plain.peppered, peppered.peppered) == (False, True)
+    assert plain.startswith("sha256:")
+    assert peppered.startswith("hmac-sha256:")
+    assert TokenDigest(str(peppered)) == peppered
+    assert plain.raw == hashlib.sha256(TOKEN.encode()).digest()
+    assert peppered.raw == hmac.digest(PEPPER.encode(), TOKEN.encode(), "sha256")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "sha256:",
+        "sha256:" + "A" * 64,
+        "sha256:" + "0" * 63,
+        "md5:" + "0" * 64,
+        "sha256:" + "0" * 64 + "\n",
+        b"x",
+        TOKEN,
+    ],
+)
+def test_what_is_no_digest_is_refused_and_not_shown(text):
+    with pytest.raises(ConfigurationError, match="64 hexadecimal digits") as caught:
+        TokenDigest(text)
+    assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("digest", "pepper", "message"),
+    [
+        (TokenDigest.of(TOKEN), PEPPER, "the digest of 'team-a' was made without a pepper, and pepper is set"),
+        (TokenDigest.of(TOKEN, PEPPER), None, "the digest of 'team-a' was made under a pepper: set pepper"),
+    ],
+)
+def test_a_digest_that_no_token_can_have_is_refused(digest, pepper, message):
+    with pytest.raises(ConfigurationError, match=message):
+        team_directory({digest: A}, pepper=pepper)
+
+
+# Entries that are wrong
 
 
 @pytest.mark.parametrize(

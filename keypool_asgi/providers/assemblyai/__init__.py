@@ -8,6 +8,7 @@ from keypool_asgi.core.provider import Provider
 from .answers import SUSPICIOUS, judge
 from .hosts import ORIGINS
 from .lists import LIST_RULES
+from .metering import METERING
 from .minting import MINT_RULES
 from .operations import OPERATIONS
 from .resources import RESOURCE_RULES
@@ -23,6 +24,7 @@ ASSEMBLYAI = Provider(
     judge=judge,
     resources=RESOURCE_RULES,
     lists=LIST_RULES,
+    metering=METERING,
     minting=MINT_RULES,
     sessions=SESSION_RULES,
 )

@@ -20,7 +20,13 @@ _UNAUTHORIZED = "unauthorized connection:"
 # What follows "Unauthorized Connection:", or stands alone.
 _TOO_MANY = ("too many",)
 _NO_FUNDS = ("insufficient", "your current account balance is negative", "account balance")
-_BAD_KEY = ("missing authorization", "invalid api key", "missing/invalid", "invalid authorization", "account is disabled")
+_BAD_KEY = (
+    "missing authorization",
+    "invalid api key",
+    "missing/invalid",
+    "invalid authorization",
+    "account is disabled",
+)
 
 # Upstream could not serve, whatever the key: 1011 and 3005 are server errors, 1006 is a connection that broke.
 _FAILURES = frozenset({1006, 1011, 1012, 1013, 3005})
