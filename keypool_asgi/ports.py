@@ -221,14 +221,7 @@ class UpstreamSocket(Protocol):
     """One WebSocket connection to upstream, open. Whole messages only; pings and pongs are its own affair.
 
     One task may send while another receives.
-
-    Attributes:
-        last_words: a message that is sent before the connection is ended by itself (upstream broke the protocol, sent
-            too long a message, or is silent), as far as anything can be sent then: the product's end message, without
-            which upstream would go on charging. None for nothing.
     """
-
-    last_words: str | None
 
     async def send(self, message: str | bytes) -> None:
         """Send one message, text or binary; returns when upstream's side has room for more.
@@ -257,11 +250,14 @@ class UpstreamSocket(Protocol):
 class UpstreamSockets(Protocol):
     """Opens WebSocket connections to upstream."""
 
-    async def open(self, head: RequestHead) -> UpstreamSocket:
+    async def open(self, head: RequestHead, *, last_words: str | None = None) -> UpstreamSocket:
         """Connect and upgrade, within ``head.patience`` seconds.
 
         Args:
             head: a GET; the fields of the handshake itself (RFC 6455, section 4.1) are added here.
+            last_words: a message that the socket sends when it ends the connection by itself (upstream broke the
+                protocol, sent too long a message, or is silent), as far as anything can be sent then: the product's
+                end message, without which upstream would go on charging.
 
         Raises:
             ConnectFailed: no connection could be made; nothing of the request left.

@@ -141,6 +141,23 @@ class _Session:
         moved_on: whether another key may be tried meanwhile, so that nobody waits for this one's end.
     """
 
+    __slots__ = (
+        "exchange",
+        "heard",
+        "left",
+        "limits",
+        "loop",
+        "meter",
+        "moved_on",
+        "opening",
+        "relay",
+        "send",
+        "socket",
+        "state",
+        "stop",
+        "subprotocol",
+    )
+
     def __init__(
         self, relay: Relay, exchange: Exchange, rules: SessionRules, subprotocol: str | None, send: Send
     ) -> None:
@@ -245,8 +262,7 @@ class _Session:
         exchange.opens_by = exchange.opens_by or now + limits.opening_seconds
         try:
             async with asyncio.timeout_at(min(exchange.opens_by, now + limits.attempt_seconds)):
-                self.socket = await self.relay.sockets.open(head)
-                self.socket.last_words = self.state.rules.end_message
+                self.socket = await self.relay.sockets.open(head, last_words=self.state.rules.end_message)
                 self.meter.opened = self.loop.time()
                 commands = self._decide(Upgraded())
                 while not commands:

@@ -167,8 +167,8 @@ def _error_message(code: int, start: Message, body: bytes) -> dict[str, object]:
     error: dict[str, object] = {"type": "Error", "error_code": code, **_told(start["status"], body)}
     error["error_type"] = str(error.get("code", "refused")).lower()
     error["retryable"] = start["status"] in _RETRYABLE
-    for name, value in start["headers"]:
-        if name == b"retry-after":
+    for name, value in start.get("headers", ()):
+        if name == b"retry-after" and value.isdigit():  # else a date, of a middleware between two stages
             error["retry_after_seconds"] = int(value)
     return error
 

@@ -17,6 +17,7 @@ from .handshake import Upgrade, encode_upgrade
 
 if TYPE_CHECKING:
     from .socket import NativeSocket
+    from .upgrade import OpeningSocket
 
 __all__ = ["NativeSockets"]
 
@@ -50,8 +51,12 @@ class NativeSockets:
         """Import what the first ``open()`` would import: some 70 ms, better spent before there is a caller."""
         from . import upgrade  # noqa: F401
 
-    async def open(self, head: RequestHead) -> NativeSocket:
+    async def open(self, head: RequestHead, *, last_words: str | None = None) -> NativeSocket:
         """Connect and upgrade, within ``head.patience`` seconds.
+
+        Args:
+            head: the upgrade request.
+            last_words: a message that the socket sends when it fails the connection itself.
 
         Raises:
             ConnectFailed: no connection could be made; nothing of the request left.
@@ -66,7 +71,12 @@ class NativeSockets:
         deadline = loop.time() + head.patience
         conn = await self._connect(head, deadline)
         try:
-            return await self._upgrade(conn, upgrade, head.patience, deadline)
+            opening = self._opening(conn, upgrade, last_words)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await opening.opened(upgrade.request)
+            except TimeoutError:
+                raise opening.late(head.patience) from None
         except BaseException:
             self._connections.discard(conn)
             raise
@@ -85,12 +95,7 @@ class NativeSockets:
         except TimeoutError:
             raise ConnectFailed(f"no connection to {origin.host}:{origin.port} within {head.patience:g} s") from None
 
-    async def _upgrade(self, conn: Connection, upgrade: Upgrade, patience: float, deadline: float) -> NativeSocket:
+    def _opening(self, conn: Connection, upgrade: Upgrade, last_words: str | None) -> OpeningSocket:
         from .upgrade import OpeningSocket
 
-        opening = OpeningSocket(conn, upgrade.accept, self._limits)
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await opening.opened(upgrade.request)
-        except TimeoutError:
-            raise opening.late(patience) from None
+        return OpeningSocket(conn, upgrade.accept, self._limits, last_words)

@@ -54,8 +54,6 @@ class NativeSocket:
         conn: the connection.
         limits: of the session.
         data: what came after the answer to the upgrade.
-
-    Attributes:
         last_words: a message that is sent before this side fails the connection, as far as it takes any.
     """
 
@@ -69,6 +67,7 @@ class NativeSocket:
         "_full",
         "_gone",
         "_heard",
+        "_last_words",
         "_limits",
         "_lost",
         "_messages",
@@ -78,11 +77,12 @@ class NativeSocket:
         "_receiver",
         "_sender",
         "_stalled",
-        "last_words",
     )
 
-    def __init__(self, conn: Connection, limits: SessionLimits, data: bytes = b"") -> None:
-        self.last_words: str | None = None
+    def __init__(
+        self, conn: Connection, limits: SessionLimits, data: bytes = b"", *, last_words: str | None = None
+    ) -> None:
+        self._last_words = last_words
         self._conn = conn
         self._limits = limits
         self._frames = FrameWriter()
@@ -312,8 +312,8 @@ class NativeSocket:
         self._linger()
 
     def _say_last_words(self) -> None:
-        if self.last_words is not None and not (self._conn.paused or self._conn.closing()):
-            self._conn.write(self._frames.message(self.last_words))
+        if self._last_words is not None and not (self._conn.paused or self._conn.closing()):
+            self._conn.write(self._frames.message(self._last_words))
 
     def _linger(self) -> None:
         if not self._gone:

@@ -26,10 +26,11 @@ class OpeningSocket:
     that follows the answer is lost.
     """
 
-    __slots__ = ("_answer", "_conn", "_limits", "_opened")
+    __slots__ = ("_answer", "_conn", "_last_words", "_limits", "_opened")
 
-    def __init__(self, conn: Connection, accept: bytes, limits: SessionLimits) -> None:
+    def __init__(self, conn: Connection, accept: bytes, limits: SessionLimits, last_words: str | None = None) -> None:
         self._conn = conn
+        self._last_words = last_words
         self._answer = AnswerReader(accept)
         self._limits = limits
         self._opened: asyncio.Future[NativeSocket] = conn.loop.create_future()
@@ -67,7 +68,7 @@ class OpeningSocket:
             return
         if rest is not None:
             self._conn.overdue.stop()
-            self._opened.set_result(NativeSocket(self._conn, self._limits, rest))
+            self._opened.set_result(NativeSocket(self._conn, self._limits, rest, last_words=self._last_words))
         elif self._answer.ended:
             self._fail(self._answer.refusal())
         elif self._answer.refused:
