@@ -97,7 +97,7 @@ class Exchange:
         project: the project that owns what the request names; its keys alone can serve. None: any. Set by ownership.
         temporary: whether a temporary token was presented, which opens sockets only. Set by auth.
         max_session_seconds: how long a session may last by its temporary token. Set by auth.
-        opens_by: loop time by which a WebSocket session must be served. Set by the key selector.
+        opens_by: loop time by which a WebSocket session must be served. Set by the relay.
         accepted: whether the caller's side of a WebSocket session is open. Set by the relay.
         session: what a WebSocket session has used so far. Set by the relay when upstream has upgraded.
         stopped: how the session shall end, once that was asked for.

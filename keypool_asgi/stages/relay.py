@@ -43,7 +43,7 @@ from keypool_asgi.core.relaying import (
 from keypool_asgi.core.requests import upstream_request
 from keypool_asgi.core.sessions import Close, SessionLimits, SessionMeter, SessionRules
 from keypool_asgi.core.tokens import chosen_subprotocol
-from keypool_asgi.errors import ConnectionBroken, Draining, UpgradeRefused, UpstreamError, UpstreamTimeout
+from keypool_asgi.errors import BadRequest, ConnectionBroken, Draining, UpgradeRefused, UpstreamError, UpstreamTimeout
 from keypool_asgi.exchange import Exchange
 from keypool_asgi.ports import UpstreamSocket, UpstreamSockets
 
@@ -52,6 +52,10 @@ from .stage import KeyRefused, SessionMoves, Stage
 __all__ = ["Relay"]
 
 _NO_BODY = Framing(0, chunked=False)
+# For the end of a session that was left before it had begun: nothing is to be learnt of it any more, and the SDKs, which
+# give up after a second, come back after another half.
+_ABANDONED_SECONDS = 0.4
+
 _VANISHED = CallerLeft(Close(1006))
 
 
@@ -108,7 +112,10 @@ class Relay(Stage):
             await asyncio.wait(self._partings)
 
     async def _part(self, session: _Session) -> None:
-        """End the session upstream, whatever becomes of this task; only a caller that stays waits for it."""
+        """End the session upstream, whatever becomes of this task.
+
+        The exchange waits for it, unless it goes on elsewhere: its lease and its permit are held while anything costs.
+        """
         if session.is_closed:
             return
         parting = asyncio.get_running_loop().create_task(session.part())
@@ -144,6 +151,7 @@ class _Session:
     __slots__ = (
         "exchange",
         "heard",
+        "judge",
         "left",
         "limits",
         "loop",
@@ -164,6 +172,7 @@ class _Session:
         self.relay = relay
         self.limits = relay.limits
         self.exchange = exchange
+        self.judge = exchange.attempt.judge  # of this attempt: another one may be going on when this one ends
         self.subprotocol = subprotocol
         self.send = send
         self.loop = asyncio.get_running_loop()
@@ -191,6 +200,7 @@ class _Session:
             self.left = _VANISHED
         except SessionMoves:
             self.moved_on = True
+            self.exchange.opens_by = None  # the time until its first message was the caller's own
             raise
         finally:
             self.exchange.on_stop = None
@@ -212,8 +222,9 @@ class _Session:
             await self._end(self.socket)
 
     async def _end(self, socket: UpstreamSocket) -> None:
+        begun = self.state.phase is not Phase.OPENING
         try:
-            async with asyncio.timeout(self.limits.closing_seconds):
+            async with asyncio.timeout(self.limits.closing_seconds if begun else _ABANDONED_SECONDS):
                 commands = self._decide(self.left)
                 while self.state.phase is not Phase.OVER:
                     for command in commands:
@@ -223,7 +234,10 @@ class _Session:
                     await self._carry_out(command)
         except (TimeoutError, UpstreamError):
             self._decide(Overdue())
-        await socket.close(self.state.leaving)
+        if begun:
+            await socket.close(self.state.leaving)
+        else:
+            socket.abort()
         self.meter.closed = self.loop.time()
 
     # Opening
@@ -249,8 +263,8 @@ class _Session:
             await _ended(leaving)
         if opening.done() and not opening.cancelled():
             return opening.result()
-        self.moved_on = True
         if self.stop.done():
+            self.moved_on = True
             raise Draining("This server is shutting down; connect again, to another one.", retry_after=1.0)
         self.left = leaving.result()
         return ()
@@ -272,15 +286,21 @@ class _Session:
             raise UpstreamTimeout("upstream did not serve the session in time", sent=True) from None
         except UpgradeRefused as refused:
             raise self._judged(refused) from None
+        except ValueError:
+            raise BadRequest("The upgrade's query or header fields have characters that HTTP does not allow.") from None
         return commands
 
     def _judged(self, refused: UpgradeRefused) -> Exception:
-        """What an ordinary answer to the upgrade says: about the key, or that upstream failed."""
+        """What an ordinary answer to the upgrade says: about the key, about the request, or that upstream failed."""
         provider = self.relay.provider
         verdict = provider.judge(
             self.exchange.operation, refused.status, refused.headers, refused.body, self.relay.clock()
         )
-        return KeyRefused(verdict) if verdict.blames_key else refused
+        if verdict.blames_key:
+            return KeyRefused(verdict)
+        if 400 <= refused.status < 500:
+            return BadRequest(f"AssemblyAI refuses this upgrade: HTTP {refused.status}.")
+        return refused
 
     # Live
 
@@ -420,7 +440,7 @@ class _Session:
         elif isinstance(command, NoteFigures):
             self.meter.figures = command.figures
         elif isinstance(command, Judge):
-            self.exchange.attempt.judge(command.verdict)
+            self.judge(command.verdict)
         elif isinstance(command, Accept):
             await self._accept()
         elif isinstance(command, CloseCaller):
