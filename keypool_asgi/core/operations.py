@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 from keypool_asgi.errors import ConfigurationError
 
 from .messages import Headers
-from .ownership import Creates, Names
+from .ownership import Creates, Names, named_values
 
 __all__ = ["Condition", "Match", "Operation", "OperationTable", "named_in_head"]
 
@@ -78,10 +78,14 @@ class Operation:
 def named_in_head(operation: Operation, ids: Mapping[str, str], query: bytes) -> list[tuple[str, str]]:
     """Return what a request's path and query name, as pairs of kind and text."""
     found = [(name.kind, ids[name.field]) for name in operation.names if not (name.in_body or name.in_query)]
-    in_query = {name.field: name.kind for name in operation.names if name.in_query}
+    in_query = [name for name in operation.names if name.in_query]
     if in_query:
         pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-        found += [(in_query[name], text) for name, text in pairs if name in in_query]
+        for name in in_query:
+            texts = [text for parameter, text in pairs if parameter == (name.within or name.field)]
+            if name.within is not None:
+                texts = [value for text in texts for _, value in named_values(text.encode(), [name.field])]
+            found += [(name.kind, text) for text in texts]
     return found
 
 

@@ -40,12 +40,15 @@ class Names:
         field: name of the parameter of the path or query, or of the member of the JSON body or message.
         in_body: whether it is in the body, or in the messages of a WebSocket session, rather than in the path.
         in_query: whether it is in the query.
+        within: name of the parameter of the query whose value is a JSON object that has it, where it is no parameter
+            itself.
     """
 
     kind: str
     field: str
     in_body: bool = False
     in_query: bool = False
+    within: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

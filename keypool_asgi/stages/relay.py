@@ -52,8 +52,8 @@ from .stage import KeyRefused, SessionMoves, Stage
 __all__ = ["Relay"]
 
 _NO_BODY = Framing(0, chunked=False)
-# For the end of a session that was left before it had begun: nothing is to be learnt of it any more, and the SDKs, which
-# give up after a second, come back after another half.
+# For the end of a session that was left before it had begun: nothing is to be learnt of it any more, and the SDKs,
+# which give up after a second, come back after another half.
 _ABANDONED_SECONDS = 0.4
 
 _VANISHED = CallerLeft(Close(1006))

@@ -20,6 +20,9 @@ from .stage import SessionMoves
 
 __all__ = ["SessionNames"]
 
+# White space, byte order marks, and the zeros of UTF-16 and UTF-32.
+_BEFORE_OBJECTS = b" \t\r\n\0\xef\xbb\xbf\xfe\xff"
+
 OwnerOf = Callable[[Ref, Exchange], Awaitable[Resource | None]]
 """Finds the owner of a reference, or raises NotFound; None for what need not be anybody's."""
 
@@ -77,10 +80,9 @@ class SessionNames:
             message, self._held = self._held, None
             return message
         message = await self._receive()
-        text = message.get("text")
-        if text is not None:
+        if named := _readable(message):
             try:
-                if await self._moves(text):
+                if await self._moves(named):
                     self._held = message
                     raise SessionMoves
             except Refusal as refusal:
@@ -96,14 +98,14 @@ class SessionNames:
             await self._record(text, self._created.kind, self._created.field)
         await self._send(message)
 
-    async def _moves(self, text: str) -> bool:
+    async def _moves(self, body: bytes) -> bool:
         """Check what a message names. Returns whether the session has to move to another project for it.
 
         Raises:
             NotFound: it is not the team's.
             BadRequest: it cannot be reached by this session any more, or is no JSON.
         """
-        named = named_values(text.encode("utf-8", "surrogatepass"), self._kinds)
+        named = named_values(body, self._kinds)
         refs = [self.rules.refer(self._kinds[field], value) for field, value in named]
         owners = [owner for ref in refs if (owner := await self.owner_of(ref, self.exchange)) is not None]
         project = owner_project(owners)
@@ -129,3 +131,11 @@ class SessionNames:
                 await self.resources.record(
                     Resource(ref, self.exchange.team.id, self.exchange.attempt.key.project, self.now)
                 )
+
+
+def _readable(message: Message) -> bytes:
+    """What of a message may name anything: a text, or bytes that somebody could read as a JSON object."""
+    data = message.get("bytes")
+    if data is None:
+        return str(message.get("text") or "").encode("utf-8", "surrogatepass")
+    return data if data.lstrip(_BEFORE_OBJECTS).startswith(b"{") else b""

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from faults.rig import PREFIX, TOKEN, Rig, rig, until
 from harness import guard
 
-from keypool_asgi.core.sessions import SessionLimits
+from keypool_asgi import SessionLimits
 from keypool_asgi.testing import Simulator
 
 __all__ = [
@@ -21,8 +21,9 @@ __all__ = [
     "QUICK",
     "TERMINATE",
     "SessionCaller",
+    "all_retrieved",
     "ended_well",
-    "nothing_retrieved_late",
+    "retrieved",
     "session_rig",
     "socket_scope",
 ]
@@ -212,8 +213,14 @@ async def ended_well(pool: Rig, *, upstream: bool = True) -> None:
     assert not left, f"sessions that nobody ended: {left}"
 
 
+async def retrieved(work: Coroutine[Any, Any, None]) -> None:
+    """Do the work under ``all_retrieved``."""
+    with all_retrieved():
+        await work
+
+
 @contextlib.contextmanager
-def nothing_retrieved_late() -> Iterator[None]:
+def all_retrieved() -> Iterator[None]:
     """Fail if a task of the running loop ended with an exception that nobody has looked at."""
     problems: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))

@@ -10,7 +10,7 @@ from faults.rig import Rig
 from faults.session_rig import AUDIO, TERMINATE, SessionCaller, session_rig, socket_scope
 from harness import secret
 
-from keypool_asgi.core.sessions import SessionLimits
+from keypool_asgi import SessionLimits
 from keypool_asgi.testing import Simulator, SocketFault
 
 __all__ = ["KEYS", "SESSIONS", "SessionScenario"]

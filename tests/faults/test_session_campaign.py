@@ -20,16 +20,15 @@ from faults.session_rig import (
     QUICK,
     TERMINATE,
     SessionCaller,
+    all_retrieved,
     ended_well,
-    nothing_retrieved_late,
     session_rig,
     socket_scope,
 )
 from harness import free_port, run, secret
 
-from keypool_asgi import Team, UpstreamKey
+from keypool_asgi import SessionLimits, Team, UpstreamKey
 from keypool_asgi.core.health import State
-from keypool_asgi.core.sessions import SessionLimits
 from keypool_asgi.testing import MALFORMED, Fault, Simulator, SocketFault
 from keypool_asgi.testing.simulator.sockets.faults import INVALID_FRAMES
 
@@ -67,7 +66,7 @@ async def play(
     simulator: Simulator, *names: str, caller: SessionCaller | None = None, cut_off: bool = False, **settings: Any
 ) -> tuple[SessionCaller, Rig]:
     pool = session_rig(simulator, **({"keys": ranked(*names or ("k1",))} | settings))
-    with nothing_retrieved_late():
+    with all_retrieved():
         caller = await asyncio.wait_for((caller or talks()).call(pool.app), 10)
         assert caller.in_order(), caller.sent
         await ended_well(pool, upstream=not cut_off)
@@ -207,9 +206,9 @@ def test_an_answer_to_the_upgrade_that_is_no_http(simulator: Simulator, kind: An
 
 @pytest.mark.parametrize("kind", ["utf-8", "reserved bit", "length of 2**63", "close code 1005", "garbage"])
 def test_invalid_frames_before_begin(simulator: Simulator, kind: Any) -> None:
-    """What comes together with the 101 is met before upstream can be told anything."""
+    """What comes together with the 101 too: upstream is told to end what it has begun."""
     simulator.fail(SocketFault.invalid(kind).but(before_begin=True))
-    caller, pool = run(play(simulator, cut_off=True))
+    caller, pool = run(play(simulator))
     assert outcome(caller) == FAILED
     assert states(pool) == {"k1": State.ACTIVE}
 
@@ -358,7 +357,7 @@ def test_a_fault_after_terminate(simulator: Simulator, name: str) -> None:
     async def main() -> tuple[SessionCaller, Rig]:
         pool = session_rig(simulator, "k1")
         caller = SessionCaller([AUDIO, TERMINATE], after=[1, 2])
-        with nothing_retrieved_late():
+        with all_retrieved():
             await asyncio.wait_for(caller.call(pool.app), 5)
             await pool.nothing_left()
         await pool.app.aclose()

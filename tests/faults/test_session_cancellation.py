@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from faults.rig import cancelled_at, simulated
-from faults.session_rig import ended_well, nothing_retrieved_late
+from faults.session_rig import ended_well, retrieved
 from faults.session_scenarios import KEYS, SESSIONS, revoke
 from harness import run
 
@@ -28,9 +28,8 @@ async def cancel_everywhere(simulator: Simulator, name: str, *, again: bool) -> 
         simulator.forget()
         made = SESSIONS[name](simulator)
         caller = made.caller()
-        with nothing_retrieved_late():
-            suspensions = await cancelled_at(caller.call(made.rig.app, made.scope), number, again=again)
-            await ended_well(made.rig)
+        suspensions = await cancelled_at(caller.call(made.rig.app, made.scope), number, again=again)
+        await ended_well(made.rig)
         assert caller.in_order(), caller.sent
         if suspensions is not None:
             assert made.is_over(caller), caller.sent
@@ -42,5 +41,5 @@ async def cancel_everywhere(simulator: Simulator, name: str, *, again: bool) -> 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "again and again"])
 @pytest.mark.parametrize("name", SESSIONS)
 def test_cancelled_at_every_await_of_a_session(simulator: Simulator, name: str, again: bool) -> None:
-    run(cancel_everywhere(simulator, name, again=again))
+    run(retrieved(cancel_everywhere(simulator, name, again=again)))
     assert simulator.violations == []

@@ -13,7 +13,7 @@ from faults.session_rig import (
     TERMINATE,
     SessionCaller,
     ended_well,
-    nothing_retrieved_late,
+    retrieved,
     session_rig,
     socket_scope,
 )
@@ -48,9 +48,8 @@ async def leave_everywhere(simulator: Simulator, name: str, where: str, *, raise
         simulator.forget()
         made = SESSIONS[name](simulator)
         caller = made.caller(raises=raises, **{where: number})
-        with nothing_retrieved_late():
-            await asyncio.wait_for(caller.call(made.rig.app, made.scope), 5)
-            await ended_well(made.rig)
+        await asyncio.wait_for(caller.call(made.rig.app, made.scope), 5)
+        await ended_well(made.rig)
         assert caller.in_order(), caller.sent
         if not caller.gone:
             assert made.is_over(caller), caller.sent
@@ -63,7 +62,7 @@ async def leave_everywhere(simulator: Simulator, name: str, where: str, *, raise
 @pytest.mark.parametrize("name", SESSIONS)
 def test_leaving_at_every_message_of_a_session(simulator: Simulator, name: str, where: str, raises: bool) -> None:
     """On servers whose ``send`` takes everything then, and on those where it raises an OSError (ASGI 2.4)."""
-    run(leave_everywhere(simulator, name, where, raises=raises))
+    run(retrieved(leave_everywhere(simulator, name, where, raises=raises)))
 
 
 # Any moment: what is awaited inside the relay's own tasks is met too
@@ -75,27 +74,26 @@ async def go_at_any_moment(simulator: Simulator, name: str, go: Callable[[Sessio
         simulator.forget()
         made = SESSIONS[name](simulator)
         caller = made.caller()
-        with nothing_retrieved_late():
-            task = asyncio.create_task(caller.call(made.rig.app, made.scope))
-            for _ in range(moment):
-                await asyncio.sleep(0)
-            go(caller, task)
-            await asyncio.wait([task], timeout=5)
-            assert task.done()
-            if not task.cancelled():
-                task.result()
-            await ended_well(made.rig)
+        task = asyncio.create_task(caller.call(made.rig.app, made.scope))
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        go(caller, task)
+        await asyncio.wait([task], timeout=5)
+        assert task.done()
+        if not task.cancelled():
+            task.result()
+        await ended_well(made.rig)
         assert caller.in_order(), caller.sent
 
 
 @pytest.mark.parametrize("name", ["from begin to termination", "a walk over dead keys", "a caller who speaks first"])
 def test_leaving_at_any_moment_of_the_opening(simulator: Simulator, name: str) -> None:
-    run(go_at_any_moment(simulator, name, lambda caller, _: caller.leave()))
+    run(retrieved(go_at_any_moment(simulator, name, lambda caller, _: caller.leave())))
 
 
 @pytest.mark.parametrize("name", ["from begin to termination", "a walk over dead keys", "a caller who speaks first"])
 def test_cancelled_at_any_moment_of_the_opening(simulator: Simulator, name: str) -> None:
-    run(go_at_any_moment(simulator, name, lambda _, task: task.cancel()))
+    run(retrieved(go_at_any_moment(simulator, name, lambda _, task: task.cancel())))
 
 
 # Leaving during a wait: what is waited for never comes

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from faults.rig import Rig, simulated, until
-from faults.session_rig import AUDIO, TERMINATE, SessionCaller, ended_well, nothing_retrieved_late, session_rig
+from faults.session_rig import AUDIO, TERMINATE, SessionCaller, all_retrieved, ended_well, session_rig
 from harness import run
 
 from keypool_asgi.core.sessions import Close, SessionLimits
@@ -36,7 +36,7 @@ def simulator(shared: Simulator) -> Iterator[Simulator]:
 async def ends(simulator: Simulator, caller: SessionCaller, speaks: Any = None, **limits: Any) -> Rig:
     """Play a session whose end is to come by itself, while ``speaks`` (async) has the caller say something."""
     pool = session_rig(simulator, sessions=SessionLimits(**(QUICK | limits)))
-    with nothing_retrieved_late():
+    with all_retrieved():
         playing = asyncio.create_task(caller.call(pool.app))
         if speaks is not None:
             await until(lambda: caller.accepted)

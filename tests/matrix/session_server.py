@@ -108,8 +108,7 @@ def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> No
 def _app() -> Any:
     from matrix.callers import settings_of
 
-    from keypool_asgi import KeyPool
-    from keypool_asgi.core.sessions import SessionLimits
+    from keypool_asgi import KeyPool, SessionLimits
 
     given = json.loads(os.environ[_SETTINGS])
     simulator: Any = SimpleNamespace(origins=given.pop("origins"))

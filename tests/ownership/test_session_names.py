@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -91,6 +92,28 @@ def test_an_agent_of_another_team_is_as_unknown_as_one_that_does_not_exist(
 )
 def test_a_disguised_name_is_a_name(served: Served, message: str) -> None:
     assert answer_to(served, "blue", message % agent_of(served, "red"))["code"] == 4001
+
+
+def test_a_binary_message_names_too(served: Served) -> None:
+    with opened(served, "blue") as socket:
+        socket.send(update(agent_of(served, "red")).encode())
+        with pytest.raises(ConnectionClosed):
+            while json.loads(socket.recv(5))["type"] == "session.ended":
+                pass
+    assert socket.close_code == 4001
+
+
+def test_a_transcript_that_a_stream_is_to_talk_about_must_be_the_teams(served: Served) -> None:
+    base, headers = f"{served.url}/v1/assemblyai", {"authorization": token("red")}
+    job = {"audio_url": "https://example.com/meeting.mp3"}
+    transcript = httpx.post(f"{base}/v2/transcript", json=job, headers=headers).json()["id"]
+    query = urlencode({"sample_rate": 16000, "llm_gateway": json.dumps({"model": "m", "transcript_id": transcript})})
+    url = f"{base.replace('http', 'ws')}/v3/ws?{query}"
+    with connect(url, additional_headers=headers) as socket:
+        assert json.loads(socket.recv(5))["type"] == "Begin"
+    with pytest.raises(InvalidStatus) as caught:
+        connect(url, additional_headers={"authorization": token("blue")})
+    assert caught.value.response.status_code == 404
 
 
 def test_a_session_without_an_agent_needs_none(served: Served) -> None:

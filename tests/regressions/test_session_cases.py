@@ -32,8 +32,7 @@ from matrix.session_tools import (
 )
 from regressions.served import Pool, pooled, until
 
-from keypool_asgi import Team
-from keypool_asgi.core.sessions import SessionLimits
+from keypool_asgi import SessionLimits, Team
 from keypool_asgi.testing import Fault, Simulator, SocketFault
 
 SERVERS = ("uvicorn-httptools", "hypercorn", "granian")

@@ -41,6 +41,8 @@ _RECORDING = (Names("upload", "audio_url", in_body=True),)
 _TRANSCRIPT = (Names("transcript", "transcript_id", in_body=True),)
 _AGENT = (Names("agent", "agent_id", in_body=True),)
 _VOICE = (Names("voice", "voice_id", in_body=True),)
+# What the LLM Gateway is asked after each turn: a JSON object like those of "llm.chat".
+_TRANSCRIPT_FOR_LLM = (Names("transcript", "transcript_id", in_query=True, within="llm_gateway"),)
 _VOICE_IN_QUERY = (Names("voice", "voice_id", in_query=True),)
 _AGENT_SESSION = (Names("agent", "agent_id", in_body=True), Names("agent_session", "session_id", in_body=True))
 _TOKEN = Creates("token", "token")
@@ -76,7 +78,7 @@ _PRE_RECORDED = (
 
 _STREAMING = (
     _row("streaming.token", "GET", "/v3/token", "streaming", creates=_TOKEN),
-    _row("streaming.session", SOCKET, "/v3/ws", "streaming"),
+    _row("streaming.session", SOCKET, "/v3/ws", "streaming", names=_TRANSCRIPT_FOR_LLM),
 )
 
 _LLM_GATEWAY = (
