@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from keypool_asgi.stages.intercept import ExchangeRecord
     from keypool_asgi.stores.quotas import QuotaCallbacks
     from keypool_asgi.stores.resources import ResourceCallbacks
+    from keypool_asgi.stores.teams import TokenDigest
     from keypool_asgi.upstream import Timeouts
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "SessionLimits",
     "Team",
     "Timeouts",
+    "TokenDigest",
     "UpstreamKey",
 ]
 
@@ -60,6 +62,7 @@ _HOMES = {
     "keypool_asgi.stages.intercept": ("ExchangeRecord",),
     "keypool_asgi.stores.quotas": ("QuotaCallbacks",),
     "keypool_asgi.stores.resources": ("ResourceCallbacks",),
+    "keypool_asgi.stores.teams": ("TokenDigest",),
     "keypool_asgi.upstream": ("Timeouts",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Unpack
+from functools import partial
+from os import PathLike
+from typing import Self, Unpack
 
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
 from keypool_asgi.assembly import assemble
@@ -117,6 +119,25 @@ class KeyPoolMiddleware(_Stack):
     def __init__(self, app: ASGIApp, *, keys: Keys, teams: Teams, **settings: Unpack[Settings]) -> None:
         super().__init__(app, keys=keys, teams=teams, **settings)
 
+    @classmethod
+    def from_config(
+        cls,
+        app: ASGIApp,
+        path: str | PathLike[str],
+        *,
+        keys: Keys | None = None,
+        teams: Teams | None = None,
+        **settings: Unpack[Settings],
+    ) -> Self:
+        """Make it as a TOML file says (``examples/keypool.toml``); what is given here goes before the file.
+
+        Raises:
+            ConfigurationError: something in the file, or a setting, is wrong; the message names it.
+        """
+        from keypool_asgi.configuration import build
+
+        return build(partial(cls, app), path, settings, keys=keys, teams=teams)
+
 
 class KeyPool(_Stack):
     """The same without a host app, to be mounted (``Mount("/v1/assemblyai", KeyPool(...))``) or served alone.
@@ -132,3 +153,21 @@ class KeyPool(_Stack):
 
     def __init__(self, *, keys: Keys, teams: Teams, **settings: Unpack[Settings]) -> None:
         super().__init__(None, keys=keys, teams=teams, **settings)
+
+    @classmethod
+    def from_config(
+        cls,
+        path: str | PathLike[str],
+        *,
+        keys: Keys | None = None,
+        teams: Teams | None = None,
+        **settings: Unpack[Settings],
+    ) -> Self:
+        """Make it as a TOML file says (``examples/keypool.toml``); what is given here goes before the file.
+
+        Raises:
+            ConfigurationError: something in the file, or a setting, is wrong; the message names it.
+        """
+        from keypool_asgi.configuration import build
+
+        return build(cls, path, settings, keys=keys, teams=teams)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import sys
+from typing import TYPE_CHECKING
 
-from keypool_asgi.core.keys import UpstreamKey
 from keypool_asgi.errors import ConfigurationError
-from keypool_asgi.stack import KeyPool
 
-__all__ = ["add_to"]
+if TYPE_CHECKING:
+    from keypool_asgi.stack import KeyPool
+
+__all__ = ["add_parser", "run"]
 
 
-def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "adopt",
+        allow_abbrev=False,
         help="import a project's existing transcripts for a team",
         description="Records every transcript that the project of a key holds as the team's, so that a pool can be put "
         "in front of an account that is in use. It may be repeated; what a team owns already stays with that team.",
@@ -35,10 +37,16 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     parser.add_argument("--api", metavar="URL", help="base URL of the API, instead of the region's")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=run)
 
 
-def _run(given: argparse.Namespace) -> int:
+def run(given: argparse.Namespace) -> int:
+    """Adopt, and print how many transcripts there were."""
+    import asyncio
+
+    from keypool_asgi.core.keys import UpstreamKey
+    from keypool_asgi.stack import KeyPool
+
     secret = os.environ.get(given.key_env)
     if not secret:
         raise ConfigurationError(f"--key-env: the environment variable {given.key_env} is not set")
