@@ -31,7 +31,8 @@ Keys = Iterable[UpstreamKey] | Callable[[], Iterable[UpstreamKey] | Awaitable[It
 """What ``keys`` takes: a list, a function (sync or async) that returns one, or an object with ``load()``."""
 
 Teams = Mapping[str, Team] | Callable[[str], Team | Awaitable[Team | None] | None] | TeamDirectory
-"""What ``teams`` takes: token (or ``TokenDigest``) to team, a function (sync or async) from token to team, or an object with ``find()``."""
+"""What ``teams`` takes: token (or ``TokenDigest``) to team, a function (sync or async) that does so, or an object with
+``find()``."""
 
 
 class Settings(TypedDict, total=False):
