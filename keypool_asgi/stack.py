@@ -27,6 +27,9 @@ __all__ = ["KeyPool", "KeyPoolMiddleware", "Keys", "Settings", "Teams"]
 
 logger = logging.getLogger("keypool_asgi")
 
+# What has been cut ends at once, unless its caller takes nothing any more.
+_SETTLE_SECONDS = 1.0
+
 
 class _Stack:
     """What the middleware and the app have in common."""
@@ -79,14 +82,24 @@ class _Stack:
             logger.warning("drain: %d exchanges are still going on", gate.open_exchanges)
 
     async def aclose(self) -> None:
-        """Close the upstream connections. For mounts: a host's lifespan does this where the server sends one."""
+        """Drain, if that was not done, and close the connections and stores.
+
+        For mounts: a host's lifespan does this where the server sends one. It may take as long as a drain, and as the
+        end of a session (``SessionLimits.closing_seconds``, twice).
+        """
         parts = self._parts
+        was_open = not parts.gate.draining
+        if was_open:
+            await self.drain()  # sessions that are cut would run on upstream, and cost (I8)
         await parts.relay.aclose()
         await parts.sockets.aclose()
-        await parts.pool.aclose()
         await parts.client.aclose()
+        await parts.gate.emptied(_SETTLE_SECONDS)  # what was cut settles its permits before their store is closed
+        await parts.pool.aclose()
         if parts.state is not None:
             await parts.state.aclose()
+        if was_open:
+            parts.gate.reopen()
 
     async def _open(self) -> None:
         """Open what is shared and load the keys before the first request.

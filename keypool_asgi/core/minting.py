@@ -48,6 +48,7 @@ class MintRules:
         product: name of the one that tells what the token is for, where the operation does not.
         windows: least and most seconds of a window.
         sessions: least and most seconds of a session; the most is also the default.
+        narrowing: name of the one that narrows what the token may be used for, which only the provider can keep to.
         products: product to the service that its sessions are opened at.
         product_service: service of the operation that names a product.
     """
@@ -56,6 +57,7 @@ class MintRules:
     window: str
     session: str
     product: str
+    narrowing: str
     windows: tuple[int, int]
     sessions: tuple[int, int]
     products: Mapping[str, str]
@@ -73,6 +75,8 @@ class MintRules:
             BadRequest: something is missing, no number, out of its range, or asked for twice.
         """
         asked = self._asked(query, body)
+        if self.narrowing in asked:
+            raise BadRequest(f"{self.narrowing} cannot be given to tokens that are made here.")
         terms = Terms(
             window=_in_range(self.window, asked.get(self.window), self.windows),
             session=_in_range(self.session, asked.get(self.session, self.sessions[1]), self.sessions),
@@ -92,7 +96,8 @@ class MintRules:
         return Terms(
             window=self._bounded_window(asked.get(self.window)),
             session=min(_number(asked.get(self.session)) or self.sessions[1], self.sessions[1]),
-            service=self._service(service, asked.get(self.product)),
+            # A narrowed one would open more here than it may: it is good at the provider's own endpoint only.
+            service="" if self.narrowing in asked else self._service(service, asked.get(self.product)),
         )
 
     def given_terms(self, asked: Terms, answer: Mapping[str, object]) -> Terms:
@@ -150,7 +155,7 @@ class MintRules:
     def _asked_in_query(self, query: bytes) -> Mapping[str, object]:
         asked: dict[str, object] = {}
         for name, value in (_pair(part) for part in query.split(b"&")):
-            if name not in (self.window, self.session, self.product):
+            if name not in (self.window, self.session, self.product, self.narrowing):
                 continue
             if name in asked:
                 raise BadRequest(f"{name} is given more than once")

@@ -52,6 +52,9 @@ __all__ = [
 
 _NORMAL = Close(1000)
 
+# Of upstream's words, what is shown.
+_SHOWN = 500
+
 
 class Phase(Enum):
     """Where a session stands."""
@@ -204,7 +207,7 @@ class CloseCaller:
 
 @dataclass(frozen=True, slots=True)
 class CloseUpstream:
-    """Close upstream's side."""
+    """Close upstream's side; whoever carries out the commands may do so when everything else is done."""
 
     close: Close
 
@@ -297,7 +300,7 @@ def _served(session: Session, message: str | bytes) -> Step:
 
 def _is_refused(session: Session, verdict: Verdict) -> bool:
     """Whether the session ends here. A caller that was accepted already is told of upstream's failures, not of keys."""
-    return session.phase is Phase.OPENING or verdict.blames_key
+    return session.phase is Phase.OPENING or (verdict.blames_key and verdict.certain)
 
 
 def _refused(session: Session, verdict: Verdict, said: str) -> Step:
@@ -322,6 +325,11 @@ def _upstream_ended(session: Session, close: Close) -> Step:
             return _refused(session, verdict, close.reason)
     if session.phase is Phase.OPENING:
         return replace(session, phase=Phase.OVER), (Accept(), CloseCaller(for_caller(close)))
+    blamed = session.rules.judge(close) if session.proved else None
+    if blamed is not None and blamed.blames_key and blamed.certain:
+        # Its funds have run out, or the like: the next session is not to begin with this key.
+        parting = NO_KEY if session.phase is Phase.LIVE else session.parting
+        return _over(replace(session, parting=parting), (Judge(blamed),))
     if session.phase is Phase.LIVE:
         session = replace(session, parting=for_caller(close))
     return _over(session, ())
@@ -366,7 +374,7 @@ def _error_text(message: str | bytes) -> str:
     except (ValueError, RecursionError):
         return ""
     text = found.get("error", found.get("message")) if isinstance(found, dict) else None
-    return text if isinstance(text, str) else ""
+    return " ".join(text[:_SHOWN].split()) if isinstance(text, str) else ""
 
 
 def _mentions(message: str, kinds: frozenset[str]) -> bool:

@@ -163,9 +163,12 @@ def refusal_form(headers: Iterable[tuple[bytes, bytes]], subprotocols: Iterable[
     ``?token=``), and for the official SDKs, which show a status without its text; Node's sends no User-Agent at all.
     Everybody else gets a status: LiveKit and pipecat would take an accepted connection for a success and try again.
     """
-    if chosen_subprotocol(subprotocols) is not None or _query_values(query):
+    fields, offered = list(headers), list(subprotocols)
+    if chosen_subprotocol(offered) is not None or _query_values(query):
         return "in_band"
-    agents = [value for name, value in headers if name == b"user-agent" and value.strip()]
+    if not offered and any(name == b"origin" for name, _ in fields):
+        return "in_band"  # a web page that presents nothing: the beginner's mistake
+    agents = [value for name, value in fields if name == b"user-agent" and value.strip()]
     return "http" if agents and not any(_SDK_MARK in value for value in agents) else "in_band"
 
 

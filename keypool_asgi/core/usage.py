@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from keypool_asgi.errors import ConfigurationError
 
@@ -162,8 +162,7 @@ class Selection:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(NamedTuple):
     """What one combination of names has used in one hour: what stores add up, and never forget the amount of.
 
     Attributes:

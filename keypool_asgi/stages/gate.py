@@ -64,6 +64,10 @@ class Gate(Stage):
         self.draining = True
         for exchange in tuple(self._sessions):
             exchange.stop(DRAINING)
+        return await self.emptied(seconds)
+
+    async def emptied(self, seconds: float) -> bool:
+        """Wait until no exchange is going on. Returns whether that was so within ``seconds``."""
         if self.open_exchanges:
             if self._empty is None or self._empty.is_set():
                 self._empty = asyncio.Event()

@@ -45,6 +45,9 @@ logger = logging.getLogger("keypool_asgi")
 
 _EXAMINED_BYTES = 64 * 1024
 
+# A message that names something is a short one; this bounds the time that looking through it takes.
+_SESSION_MESSAGE_BYTES = 256 * 1024
+
 Seal = Callable[[str, dict[str, Any]], str]
 """A temporary token, and AssemblyAI's answer with it, to the summary that its record has."""
 
@@ -101,7 +104,7 @@ class Ownership(Stage):
                 return
             refs += [self.rules.refer(in_body[field], text) for field, text in named_values(body, in_body)]
             receive = replayed(body, receive)
-        owners = [owner for ref in refs if (owner := await self._owner(ref, exchange)) is not None]
+        owners = [owner for ref in dict.fromkeys(refs) if (owner := await self._owner(ref, exchange)) is not None]
         # A temporary token has named a project already, which nothing else may widen to "any".
         exchange.project = owner_project(owners) or exchange.project
         if scope["type"] == "websocket":
@@ -123,6 +126,7 @@ class Ownership(Stage):
             rules=self.rules,
             owner_of=self._owner,
             now=self.clock(),
+            max_bytes=_SESSION_MESSAGE_BYTES,
             receive=receive,
             send=send,
         )

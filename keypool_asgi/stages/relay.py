@@ -187,11 +187,10 @@ class _Session:
 
     async def run(self, head: RequestHead, receive: Receive) -> None:
         """Open upstream's side, accept the caller, and relay until the session is over or the caller has left."""
+        stopped = self.exchange.stopped
         self.exchange.on_stop = self._on_stop
-        if self.exchange.stopped is not None:
-            self._on_stop(self.exchange.stopped)
         try:
-            for command in await self._opened(head, receive):
+            for command in await self._opened(head, receive) if stopped is None else self._stopped_early(stopped):
                 await self._carry_out(command)
             if self.state.phase is Phase.LIVE:
                 await self._relay(receive)
@@ -265,9 +264,19 @@ class _Session:
             return opening.result()
         if self.stop.done():
             self.moved_on = True
-            raise Draining("This server is shutting down; connect again, to another one.", retry_after=1.0)
+            return self._stopped_early(self.stop.result())
         self.left = leaving.result()
         return ()
+
+    def _stopped_early(self, close: Close) -> tuple[Command, ...]:
+        """What becomes of a session that is to end before it has begun.
+
+        Raises:
+            Draining: the caller has not been accepted yet.
+        """
+        if self.exchange.accepted:  # it has moved
+            return (CloseCaller(close),)
+        raise Draining("This server is shutting down; connect again, to another one.", retry_after=1.0)
 
     async def _open(self, head: RequestHead) -> tuple[Command, ...]:
         """Connect, and wait for what shows that the key is good, if upstream is the one to speak first."""

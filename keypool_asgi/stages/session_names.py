@@ -12,7 +12,7 @@ from keypool_asgi.core.close_codes import refusal_code, shortened
 from keypool_asgi.core.ownership import ResourceRules, named_values, owner_project
 from keypool_asgi.core.resources import Page, Ref, Resource
 from keypool_asgi.core.sessions import Close
-from keypool_asgi.errors import BadRequest, Refusal
+from keypool_asgi.errors import BadRequest, BodyTooLarge, Refusal
 from keypool_asgi.exchange import Exchange
 from keypool_asgi.ports import ResourceStore
 
@@ -38,6 +38,7 @@ class SessionNames:
         resources: who owns what.
         rules: how resources are named.
         owner_of: finds an owner.
+        max_bytes: longest message that is looked through.
         receive: the caller's receive.
         send: the caller's send.
     """
@@ -50,6 +51,7 @@ class SessionNames:
         rules: ResourceRules,
         owner_of: OwnerOf,
         now: float,
+        max_bytes: int,
         receive: Receive,
         send: Send,
     ) -> None:
@@ -58,6 +60,7 @@ class SessionNames:
         self.rules = rules
         self.owner_of = owner_of
         self.now = now
+        self.max_bytes = max_bytes
         self._receive = receive
         self._send = send
         self._held: Message | None = None
@@ -105,8 +108,10 @@ class SessionNames:
             NotFound: it is not the team's.
             BadRequest: it cannot be reached by this session any more, or is no JSON.
         """
+        if len(body) > self.max_bytes:
+            raise BodyTooLarge(f"A message has at most {self.max_bytes} bytes here: what it names is checked.")
         named = named_values(body, self._kinds)
-        refs = [self.rules.refer(self._kinds[field], value) for field, value in named]
+        refs = dict.fromkeys(self.rules.refer(self._kinds[field], value) for field, value in named)
         owners = [owner for ref in refs if (owner := await self.owner_of(ref, self.exchange)) is not None]
         project = owner_project(owners)
         if project is None or project == self.exchange.attempt.key.project:

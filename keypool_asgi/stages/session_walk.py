@@ -22,6 +22,9 @@ logger = logging.getLogger("keypool_asgi")
 
 _UNRELATED = Verdict(Fault.UNRELATED)
 
+_MOST_DOUBTED = 5
+"""Keys that may be refused in words that may be about the request, before the caller gets to read them."""
+
 
 class SessionWalk:
     """Leases keys for one session, one after the other.
@@ -67,7 +70,7 @@ class SessionWalk:
         try:
             await app(scope, receive, send)
         except KeyRefused as refused:
-            logger.info("request %s: key %s: %s", self.exchange.request_id, lease.key.id, refused)
+            logger.warning("request %s: key %s: %s", self.exchange.request_id, lease.key.id, refused)
             self.tried |= {lease.key.id}
             if refused.verdict.certain:
                 verdict = refused.verdict
@@ -96,6 +99,8 @@ class SessionWalk:
             self.doubted.clear()
 
     async def _lease(self) -> Lease:
+        if len(self.doubted) == len(self.tried) >= _MOST_DOUBTED and self.said:
+            raise self._refused_for_its_own_sake()
         if self.failure is None:
             return await self._lease_anywhere()
         allowed = self.exchange.team.regions or self.regions
@@ -112,9 +117,12 @@ class SessionWalk:
             return await self.pool.lease(self._need(self.exchange.team.regions))
         except NoAvailableKeys:
             if self.said and len(self.doubted) == len(self.tried):
-                # Every key got an answer that may be about what was asked for: then it is the caller's to read.
-                raise Forbidden(f"AssemblyAI refuses this session: {self.said}") from None
+                raise self._refused_for_its_own_sake() from None
             raise
+
+    def _refused_for_its_own_sake(self) -> Forbidden:
+        """Every key got an answer that may be about what was asked for: then that is the caller's to read."""
+        return Forbidden(f"AssemblyAI refuses this session: {self.said}")
 
     def _need(self, regions: frozenset[str] | None) -> Need:
         return Need(

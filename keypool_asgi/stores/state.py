@@ -13,20 +13,19 @@ __all__ = ["State", "state_at"]
 
 
 class State(Protocol):
-    """Stores that are opened and closed together.
-
-    Attributes:
-        resources: who owns what.
-        quotas: what is used up.
-        board: where processes tell each other what they find out about keys; None where they cannot.
-    """
+    """Stores that are opened and closed together."""
 
     @property
-    def resources(self) -> ResourceStore: ...
+    def resources(self) -> ResourceStore:
+        """Who owns what."""
+
     @property
-    def quotas(self) -> QuotaKeeper: ...
+    def quotas(self) -> QuotaKeeper:
+        """What is used up."""
+
     @property
-    def board(self) -> HealthBoard | None: ...
+    def board(self) -> HealthBoard | None:
+        """Where processes tell each other what they find out about keys; None where they cannot."""
 
     async def open(self) -> None:
         """Open them now; the first use does it otherwise.

@@ -283,10 +283,15 @@ def test_why_we_have_stopped_is_said_however_upstream_ends_then(last, speaks_fir
     assert commands[-1] == CloseCaller(DRAINING)
 
 
-@given(closes)
+@given(closes.filter(lambda close: close.reason != "refused"))
 def test_upstreams_own_end_is_told_as_it_came(close) -> None:
     session, commands = played(live(), UpstreamEnded(close))
     assert (session.phase, commands) == (Phase.OVER, [CloseCaller(for_caller(close))])
+
+
+def test_a_key_that_is_refused_in_the_middle_is_told_of_and_the_caller_is_not_told_why() -> None:
+    _, commands = played(live(), UpstreamEnded(Close(1008, "refused")))
+    assert commands == [Judge(Verdict(Fault.REJECTED)), CloseCaller(NO_KEY)]
 
 
 def test_the_first_reason_to_stop_counts() -> None:

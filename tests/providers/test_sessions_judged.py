@@ -25,6 +25,7 @@ EXHAUSTED = Verdict(Fault.EXHAUSTED)
 UNRELATED = Verdict(Fault.UNRELATED)
 REJECTED = Verdict(Fault.REJECTED)
 DOUBTED = Verdict(Fault.REJECTED, certain=False)
+OF_THE_PLAN = Verdict(Fault.REJECTED, certain=False, lasting=False)
 
 # AssemblyAI's documentation of errors of sessions (streaming v3, voice agents, text-to-speech), and what SDKs make of
 # each code.
@@ -41,8 +42,10 @@ DOCUMENTED = [
     (1008, UNAUTHORIZED + "Insufficient account balance", EXHAUSTED),
     (1008, "Your current account balance is negative. Please top up to continue.", EXHAUSTED),
     (1008, UNAUTHORIZED + "Account is disabled", REJECTED),
-    (1008, "See Error message for details", DOUBTED),
-    (1008, "", DOUBTED),
+    (1008, "See Error message for details", OF_THE_PLAN),
+    (1008, "Telephony is not part of your plan", OF_THE_PLAN),
+    (1008, "This key has expired", DOUBTED),
+    (1008, "", OF_THE_PLAN),
     (1009, "Message is over 131072 bytes", NONE),
     (1011, "Internal error", UNRELATED),
     (1012, "restart", UNRELATED),
@@ -72,7 +75,7 @@ def test_a_documented_refusal_by_message_and_by_close_frame(code, text, verdict)
         ("UNAUTHORIZED", UNAUTHORIZED + "Invalid API key", REJECTED),
         ("unauthorized", "Invalid API key", REJECTED),
         ("FORBIDDEN", "Insufficient account balance", EXHAUSTED),
-        ("FORBIDDEN", "something else", DOUBTED),
+        ("FORBIDDEN", "something else", OF_THE_PLAN),
         ("INTERNAL_ERROR", "oops", UNRELATED),
         ("server_error", "oops", UNRELATED),
         ("session_not_found", "No such session", NONE),
@@ -134,7 +137,7 @@ def test_a_refusal_of_the_simulators(sim, service, name) -> None:
 def test_no_key_at_all_is_a_bad_key(sim, service) -> None:
     said, close = first_words(sim, service, None)
     assert judge_session(said) == REJECTED
-    assert judge_session(close) in (REJECTED, DOUBTED), "some services say only where to look"
+    assert judge_session(close) in (REJECTED, DOUBTED, OF_THE_PLAN), "some services say only where to look"
 
 
 @pytest.mark.parametrize("query", ["sample_rate=lots", "sample_rate=16000&encoding=mp3"])
@@ -170,7 +173,7 @@ def test_a_callers_words_that_are_echoed_in_an_error_blame_no_key(word, blaming,
 def test_words_within_a_refusal_do_not_count(before, blaming) -> None:
     text = f"Invalid prompt {before!r}: {blaming}"
     verdict = judge_session(json.dumps({"type": "Error", "error_code": 1008, "error": text}))
-    assert verdict == DOUBTED, "believed only if another key serves the same"
+    assert verdict in (DOUBTED, OF_THE_PLAN), "believed only if another key serves the same"
 
 
 @given(st.sampled_from(BLAMING))
@@ -211,7 +214,7 @@ def test_anything_can_be_judged(first) -> None:
 def test_a_deeply_nested_error_can_be_judged(count, opening, closing) -> None:
     nested = opening * count + ("1" if closing == "}" else "") + closing * count
     verdict = judge_session('{"type":"Error","error_code":1008,"error":' + nested + "}")
-    assert verdict in (None, DOUBTED)
+    assert verdict in (None, DOUBTED, OF_THE_PLAN)
 
 
 @given(st.builds(Close, st.integers(0, 65_535), st.text(st.characters(codec=None))))

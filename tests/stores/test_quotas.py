@@ -199,7 +199,9 @@ def test_an_end_happens_although_its_caller_is_cancelled(way, verb):
 # What is not a store
 
 
-@pytest.mark.parametrize("value", ["memory", 5, {}, lambda: None, MemoryQuotas, object()], ids=repr)
+@pytest.mark.parametrize(
+    "value", ["memory", 5, {}, lambda: None, MemoryQuotas, object()], ids=lambda value: type(value).__name__
+)
 def test_anything_else_is_refused(value):
     with pytest.raises(ConfigurationError, match="quotas: must be None, QuotaCallbacks, or an object"):
         quota_store(value)

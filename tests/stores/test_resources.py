@@ -123,7 +123,9 @@ def test_a_store_of_ours_is_left_as_it_is():
     assert isinstance(resource_store(), MemoryResources)
 
 
-@pytest.mark.parametrize("value", ["memory", 5, {}, lambda: None, MemoryResources, object()], ids=repr)
+@pytest.mark.parametrize(
+    "value", ["memory", 5, {}, lambda: None, MemoryResources, object()], ids=lambda value: type(value).__name__
+)
 def test_anything_else_is_refused(value):
     with pytest.raises(ConfigurationError, match="resources: must be None, ResourceCallbacks, or an object"):
         resource_store(value)

@@ -15,6 +15,7 @@ MINT_RULES = MintRules(
     window="expires_in_seconds",
     session="max_session_duration_seconds",
     product="product",
+    narrowing="access",
     windows=(1, 600),
     sessions=(60, 10_800),
     # A product that is not named here is the token service's to know, and opens no session of ours.

@@ -7,6 +7,7 @@ frame that follows it. As with HTTP a text counts only from its beginning.
 from __future__ import annotations
 
 import json
+import re
 
 from keypool_asgi.core.sessions import Close, SessionRules
 from keypool_asgi.core.verdicts import Fault, Verdict
@@ -27,6 +28,9 @@ _BAD_KEY = (
     "invalid authorization",
     "account is disabled",
 )
+
+# As words of their own: "keyterms_prompt" and "max_tokens" are the caller's.
+_OF_CREDENTIALS = re.compile(r"\b(?:key|token|authorization|credentials?)\b|account is disabled")
 
 # Upstream could not serve, whatever the key: 1011 and 3005 are server errors, 1006 is a connection that broke.
 _FAILURES = frozenset({1006, 1011, 1012, 1013, 3005})
@@ -78,8 +82,9 @@ def _judge(code: int, reason: str) -> Verdict | None:
         return _THROTTLED
     if text.startswith(_NO_FUNDS):
         return Verdict(Fault.EXHAUSTED)
-    # Said in another way it may be about what was asked for: believed only if another key then serves the same.
-    return Verdict(Fault.REJECTED, certain=text.startswith(_BAD_KEY))
+    # Said in another way it may be about what was asked for: believed only if another key then serves the same. Where
+    # the words do not even speak of a credential, a key may be good and its plan too small: it is not taken out then.
+    return Verdict(Fault.REJECTED, certain=text.startswith(_BAD_KEY), lasting=bool(_OF_CREDENTIALS.search(text)))
 
 
 _STREAMING = SessionRules(
