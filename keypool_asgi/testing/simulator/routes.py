@@ -26,6 +26,7 @@ SERVICES: dict[Service, str] = {
     "dictation": "/dictation",
     "agents": "/agents",
     "tts": "/tts",
+    "token": "/token-service",
 }
 """The first segment of a path stands for AssemblyAI's host name; the EU hosts have ``/eu`` before it."""
 
@@ -49,6 +50,11 @@ class Route(NamedTuple):
 def upgrade_required(world: World, request: Request) -> Reply:  # noqa: ARG001 # every handler takes both
     """Say that sessions over WebSocket begin here."""
     raise Refused(426, "Upgrade Required", code="upgrade_required", headers=[(b"Upgrade", b"websocket")])
+
+
+def not_simulated(world: World, request: Request) -> Reply:  # noqa: ARG001
+    """Stand where the token service's host would be, so that nothing goes out to the real one."""
+    raise Refused(501, "The token service is not simulated.", code="not_implemented")
 
 
 ROUTES = (
@@ -93,6 +99,8 @@ ROUTES = (
     Route("streaming", "GET", "/v3/ws", upgrade_required, open=True),
     Route("agents", "GET", "/v1/ws", upgrade_required, open=True),
     Route("tts", "GET", "/v1/ws", upgrade_required, open=True),
+    Route("token", "GET", "/v1/token", not_simulated),
+    Route("token", "POST", "/v1/token", not_simulated),
 )
 
 
@@ -231,4 +239,5 @@ _DIALECTS: dict[Service, Callable[[Refused], Reply]] = {
     "dictation": _problem,
     "agents": _plain,
     "tts": _speech,
+    "token": _plain,
 }

@@ -14,7 +14,7 @@ __all__ = ["Body", "Headers", "Part", "Refused", "Reply", "Request", "Service", 
 Headers = list[tuple[bytes, bytes]]
 """Header fields in wire order, duplicates kept, names as given."""
 
-Service = Literal["api", "streaming", "llm_gateway", "sync", "dictation", "agents", "tts"]
+Service = Literal["api", "streaming", "llm_gateway", "sync", "dictation", "agents", "tts", "token"]
 """One of AssemblyAI's hosts. The simulator tells them apart by the first segment of the path."""
 
 
