@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from keypool_asgi.core.resources import Page, Ref, Resource
     from keypool_asgi.core.sessions import SessionLimits
     from keypool_asgi.core.teams import Team
+    from keypool_asgi.core.usage import UsageRecord, UsageSum
     from keypool_asgi.errors import ConfigurationError, KeyPoolError, Refusal
     from keypool_asgi.stack import KeyPool, KeyPoolMiddleware
     from keypool_asgi.stages.intercept import ExchangeRecord
@@ -47,6 +48,8 @@ __all__ = [
     "Timeouts",
     "TokenDigest",
     "UpstreamKey",
+    "UsageRecord",
+    "UsageSum",
 ]
 
 _HOMES = {
@@ -57,6 +60,7 @@ _HOMES = {
     "keypool_asgi.core.resources": ("Page", "Ref", "Resource"),
     "keypool_asgi.core.sessions": ("SessionLimits",),
     "keypool_asgi.core.teams": ("Team",),
+    "keypool_asgi.core.usage": ("UsageRecord", "UsageSum"),
     "keypool_asgi.errors": ("ConfigurationError", "KeyPoolError", "Refusal"),
     "keypool_asgi.stack": ("KeyPool", "KeyPoolMiddleware"),
     "keypool_asgi.stages.intercept": ("ExchangeRecord",),

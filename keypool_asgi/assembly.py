@@ -21,11 +21,13 @@ from keypool_asgi.core.sessions import SessionLimits
 from keypool_asgi.core.teams import Team
 from keypool_asgi.core.temporary_tokens import TokenIssuer
 from keypool_asgi.errors import ConfigurationError, MissingStage
-from keypool_asgi.ports import LeasingPool, QuotaKeeper, QuotaStore, ResourceStore, UpstreamClient
+from keypool_asgi.ports import LeasingPool, Ledger, QuotaKeeper, QuotaStore, ResourceStore, UpstreamClient
 from keypool_asgi.providers.assemblyai import ASSEMBLYAI
 from keypool_asgi.settings import Keys, Teams
+from keypool_asgi.stages.accounting import Accounting
 from keypool_asgi.stages.asking import Asker
 from keypool_asgi.stages.auth import Auth
+from keypool_asgi.stages.bookkeeping import Bookkeeper, OnUsage
 from keypool_asgi.stages.forwarder import Forwarder
 from keypool_asgi.stages.gate import Gate
 from keypool_asgi.stages.intercept import Intercept, OnExchange, SocketRefusals
@@ -35,8 +37,11 @@ from keypool_asgi.stages.lists import Lists
 from keypool_asgi.stages.minting import Minting
 from keypool_asgi.stages.ownership import Ownership
 from keypool_asgi.stages.quota import Quota
+from keypool_asgi.stages.reconciling import Reconciler, SettledFirst
 from keypool_asgi.stages.relay import Relay
+from keypool_asgi.stages.settling import JobDesk
 from keypool_asgi.stores.failover_quotas import OnStoreFailure, with_failover
+from keypool_asgi.stores.ledger import ledger_store
 from keypool_asgi.stores.pool import Pool
 from keypool_asgi.stores.quotas import QuotaCallbacks, quota_store
 from keypool_asgi.stores.resources import MemoryResources, ResourceCallbacks, resource_store
@@ -65,6 +70,9 @@ class Parts:
         pool: the keys.
         resources: who owns what.
         asker: asks upstream by itself.
+        books: writes the account.
+        accounting: makes the records of it.
+        reconciler: settles jobs that nobody polls; None when that is off.
         client: HTTP connections to upstream.
         sockets: WebSocket connections to upstream.
         state: what is shared with other processes; None for this process's memory.
@@ -78,6 +86,9 @@ class Parts:
     pool: Pool
     resources: ResourceStore
     asker: Asker
+    books: Bookkeeper
+    accounting: Accounting
+    reconciler: Reconciler | None
     client: UpstreamClient
     sockets: NativeSockets
     state: State | None
@@ -101,6 +112,9 @@ def assemble(
     rate_limit_fields: bool = True,
     resources: ResourceStore | ResourceCallbacks | None = None,
     state: str | None = None,
+    ledger: Ledger | None = None,
+    on_usage: OnUsage | None = None,
+    reconcile_seconds: float | None = 60.0,
     isolation: Literal["team", "off"] = "team",
     prefix: str = "/v1/assemblyai",
     origins: OriginOverrides | None = None,
@@ -142,6 +156,7 @@ def assemble(
         discard_bytes=discard_bytes,
         drain_seconds=drain_seconds,
         key_wait_seconds=key_wait_seconds,
+        reconcile_seconds=reconcile_seconds or 0,
     )
     _check_durations(
         keys_ttl_seconds=keys_ttl_seconds,
@@ -159,6 +174,7 @@ def assemble(
     shared_state = None if state is None else state_at(state)
     owners = shared_state.resources if resources is None and shared_state is not None else resource_store(resources)
     counted = shared_state.quotas if quotas is None and shared_state is not None else quota_store(quotas)
+    account = shared_state.ledger if ledger is None and shared_state is not None else ledger_store(ledger)
     counted = with_failover(counted, on_store_failure, quota_share)
     pool = Pool(
         keys,
@@ -178,13 +194,19 @@ def assemble(
         teams, pepper=pepper, ttl_seconds=teams_ttl_seconds, negative_ttl_seconds=unknown_teams_ttl_seconds
     )
 
+    tariff = Tariff(provider.metering, prices=Prices(prices or {}), estimates=estimates)
+    books = Bookkeeper(account, on_usage=on_usage)
+    desk = JobDesk(provider=provider, tariff=tariff, asker=asker, books=books, quotas=counted)
+    reconciler = _reconciler(desk, owners, provider, reconcile_seconds)
+
     # The stages, the last one first.
     off = isolation == "off"
     longest = _longest_session(provider.minting, sessions)
     relay = Relay(_nothing_here, sockets=sockets, provider=provider, limits=sessions, via=via)
     app: ASGIApp = Forwarder(relay, client=client, provider=provider, via=via, max_body_bytes=max_body_bytes)
     app = KeySelector(app, pool=leasing, provider=provider, peek_bytes=peek_bytes, retries=retries)
-    app = Lists(app, resources=owners, provider=provider, asker=asker, shared=off)
+    listed = owners if reconciler is None else SettledFirst(owners, reconciler)
+    app = Lists(app, resources=listed, provider=provider, asker=asker, shared=off)
     app = Ownership(
         app,
         resources=owners,
@@ -197,7 +219,7 @@ def assemble(
     quota = Quota(
         minting,
         quotas=counted,
-        tariff=Tariff(provider.metering, prices=Prices(prices or {}), estimates=estimates),
+        tariff=tariff,
         job_seconds=job_seconds,
         window_seconds=session_window_seconds,
         rate_limit_fields=rate_limit_fields,
@@ -207,8 +229,17 @@ def assemble(
     if issuer is not None:
         # Ours are paid for when they are used; AssemblyAI's when they are made, which also shortens them.
         minting.allowance = partial(_seconds_left, quota, provider.table.named("streaming.session"))
-    app = Auth(
+    accounting = Accounting(
         quota,
+        books=books,
+        desk=desk,
+        tariff=tariff,
+        resources=owners,
+        shared=off,
+        on_use=None if reconciler is None else reconciler.start,
+    )
+    app = Auth(
+        accounting,
         teams=directory,
         resources=owners,
         rules=provider.resources,
@@ -228,12 +259,33 @@ def assemble(
         beside=_reference(provider.table, public_url) if reference else None,
         on_exchange=on_exchange,
     )
-    return Parts(intercept, gate, relay, provider, pool, owners, asker, client, sockets, shared_state, drain_seconds)
+    return Parts(
+        intercept=intercept,
+        gate=gate,
+        relay=relay,
+        provider=provider,
+        pool=pool,
+        resources=owners,
+        asker=asker,
+        books=books,
+        accounting=accounting,
+        reconciler=reconciler,
+        client=client,
+        sockets=sockets,
+        state=shared_state,
+        drain_seconds=drain_seconds,
+    )
 
 
 async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
     """Stand behind the last stage, which passes nothing on."""
     raise MissingStage(f"no stage serves a scope of type {scope['type']!r}")
+
+
+def _reconciler(
+    desk: JobDesk, resources: ResourceStore, provider: Provider, seconds: float | None
+) -> Reconciler | None:
+    return Reconciler(desk=desk, resources=resources, provider=provider, every_seconds=seconds) if seconds else None
 
 
 def _limited(pool: Pool, quotas: QuotaKeeper, keys: LimitsByName | None, accounts: LimitsByName | None) -> LeasingPool:

@@ -13,12 +13,14 @@ from keypool_asgi.core.resources import Page, Ref, Resource
 from keypool_asgi.core.selection import Need
 from keypool_asgi.core.sessions import Close
 from keypool_asgi.core.teams import Team
+from keypool_asgi.core.usage import Place, Selection, UsageRecord, UsageSum
 from keypool_asgi.core.verdicts import Verdict
 
 __all__ = [
     "KeySource",
     "Lease",
     "LeasingPool",
+    "Ledger",
     "QuotaKeeper",
     "QuotaStore",
     "ResourceStore",
@@ -166,6 +168,54 @@ class ResourceStore(Protocol):
 
     async def page(self, page: Page) -> Sequence[Resource]:
         """Return a part of a list, newest first. Its cost depends on the part, not on what other teams own."""
+
+
+@runtime_checkable
+class Ledger(Protocol):
+    """Keeps usage records and adds them up. What is in it is never changed.
+
+    Records may go after a time, or beyond a number; sums stay longer. A verb that cannot be carried out raises
+    ``StoreUnavailable``. ``testing.ledger_contract.LedgerContract`` checks an implementation.
+    """
+
+    async def append(self, records: Sequence[UsageRecord]) -> Sequence[UsageRecord]:
+        """Keep records. One whose id is known already changes nothing; a correction's is known for 100 days at least.
+
+        Each record is kept whole, in the sums too, or not at all. After a failure the same records may be given again.
+
+        Returns:
+            Those that are in the ledger as they were given, in their order: without those of which another one of the
+            same id had come before.
+        """
+
+    async def find(self, record_id: str) -> UsageRecord | None:
+        """Return a record, or None when there is none (any more)."""
+
+    async def knows(self, record_id: str) -> bool:
+        """Whether a record of this id has been kept; of a correction, also when the record itself is gone."""
+
+    async def page(self, selection: Selection, limit: int, before: Place | None = None) -> Sequence[UsageRecord]:
+        """Return the newest records of a selection, the newest first, at most ``limit``.
+
+        Args:
+            selection: which.
+            limit: how many at most.
+            before: only those that stand before this place: where the page before ended.
+        """
+
+    async def sums(self, selection: Selection, by: Sequence[str] = ()) -> Sequence[UsageSum]:
+        """Return what was used in all, by these of ``DIMENSIONS``; in the order of the groups, without empty ones.
+
+        Raises:
+            ConfigurationError: a bound of the selection is not a whole hour, or there is no such dimension.
+        """
+
+    async def claim(self, duty: str, holder: str, seconds: float) -> bool:
+        """Take on a duty that only one of those who share the ledger shall do, or keep it, for so many seconds.
+
+        Returns:
+            Whether it is the holder's. Nobody gives it back; it is free when the time is over.
+        """
 
 
 class UpstreamCall(Protocol):

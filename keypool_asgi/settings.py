@@ -14,7 +14,8 @@ from keypool_asgi.core.provider import OriginOverrides
 from keypool_asgi.core.selection import Select
 from keypool_asgi.core.sessions import SessionLimits
 from keypool_asgi.core.teams import Team
-from keypool_asgi.ports import KeySource, QuotaStore, ResourceStore, TeamDirectory
+from keypool_asgi.ports import KeySource, Ledger, QuotaStore, ResourceStore, TeamDirectory
+from keypool_asgi.stages.bookkeeping import OnUsage
 from keypool_asgi.stages.intercept import OnExchange, SocketRefusals
 from keypool_asgi.stages.key_limits import LimitsByName
 from keypool_asgi.stores.failover_quotas import OnStoreFailure
@@ -74,6 +75,16 @@ class Settings(TypedDict, total=False):
     state: str | None
     """Where owners, limits and (with Redis) the health of keys are shared by several processes, and survive a restart:
     ``"sqlite:///keypool.db"``, ``"redis://host"`` or ``"rediss://host"``."""
+
+    ledger: Ledger | None
+    """Who keeps the account of what teams have used. None: ``state``, or this process's memory, where it is bounded."""
+
+    on_usage: OnUsage | None
+    """Called with a ``UsageRecord`` after each exchange that reached AssemblyAI, and when a job is settled."""
+
+    reconcile_seconds: float | None
+    """How often AssemblyAI is asked about jobs that nobody polls, so that what they use is known: 60. None or 0:
+    never."""
 
     isolation: Literal["team", "off"]
     """``"team"``: a team reaches only what it created. ``"off"``: teams share, and workflows stay on their project."""

@@ -2,21 +2,22 @@
 
 ::
 
-    scope -> intercept -> gate -> auth -> quota -> minting -> ownership -> lists -> key selector -> forwarder | relay
-                 |                                                                                       |
-                 └-> host app, for every path that is not the pool's                                 AssemblyAI
+    scope -> intercept -> gate -> auth -> accounting -> quota -> minting -> ownership -> lists -> key selector
+                 |                                                                                   |
+                 └-> host app, for every path that is not the pool's              AssemblyAI <- forwarder | relay
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
 from typing import Self, Unpack
 
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
 from keypool_asgi.assembly import assemble
+from keypool_asgi.core.usage import Selection, UsageSum
 from keypool_asgi.errors import ConfigurationError, StoreUnavailable
 from keypool_asgi.lifespan import Lifespan
 from keypool_asgi.settings import Keys, Settings, Teams
@@ -75,6 +76,34 @@ class _Stack:
             progress=progress,
         )
 
+    async def usage(
+        self,
+        *by: str,
+        team: str | None = None,
+        operation: str | None = None,
+        key: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> Sequence[UsageSum]:
+        """Add up the account: of all processes that share ``state``, or of this one.
+
+        Args:
+            by: one sum for each of ``"team"``, ``"operation"``, ``"key"``, ``"account"``, ``"project"``, ``"day"`` or
+                ``"hour"``; several make one for each combination, none makes one in all.
+            team: only this team's.
+            operation: only this operation's.
+            key: only this key's.
+            since: from this Unix time on, in whole hours.
+            until: up to this Unix time, in whole hours.
+
+        Raises:
+            ConfigurationError: there is no such dimension, or a time is not a whole hour.
+            StoreUnavailable: the account cannot be read.
+        """
+        await self._parts.books.flush()
+        selection = Selection(team=team, operation=operation, key=key, since=since, until=until)
+        return await self._parts.books.ledger.sums(selection, by)
+
     async def drain(self, seconds: float | None = None) -> None:
         """Refuse new exchanges with 503 and let the open ones end, for ``seconds`` at most (``drain_seconds``)."""
         gate = self._parts.gate
@@ -91,10 +120,14 @@ class _Stack:
         was_open = not parts.gate.draining
         if was_open:
             await self.drain()  # sessions that are cut would run on upstream, and cost (I8)
+        if parts.reconciler is not None:
+            await parts.reconciler.aclose()
         await parts.relay.aclose()
         await parts.sockets.aclose()
         await parts.client.aclose()
         await parts.gate.emptied(_SETTLE_SECONDS)  # what was cut settles its permits before their store is closed
+        await parts.accounting.aclose()
+        await parts.books.aclose()  # when every record has been made, and before the ledger is closed
         await parts.pool.aclose()
         if parts.state is not None:
             await parts.state.aclose()
@@ -114,6 +147,8 @@ class _Stack:
             await self.reload_keys()
         except (StoreUnavailable, ConfigurationError) as error:
             logger.warning("the keys could not be loaded at startup: %s", error)
+        if self._parts.reconciler is not None:
+            self._parts.reconciler.start()
 
 
 class KeyPoolMiddleware(_Stack):

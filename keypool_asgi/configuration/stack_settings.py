@@ -60,6 +60,7 @@ _PLAIN: dict[str, Kind] = {
     "session_window_seconds": WHOLE,
     "job_seconds": NUMBER,
     "rate_limit_fields": BOOLEAN,
+    "reconcile_seconds": NUMBER,
     "via": Kind("a string", lambda value: isinstance(value, str)),
 }
 _GROUPS: dict[str, type[HealthPolicy | Timeouts | SessionLimits]] = {
@@ -83,7 +84,7 @@ SETTINGS: dict[str, Kind] = {
 }
 """The stack's settings that a file can express, under their names in ``Settings``; ``ca_file`` is ``ssl_context``."""
 
-IN_CODE_ONLY = frozenset({"quotas", "resources", "transport", "on_exchange", "select"})
+IN_CODE_ONLY = frozenset({"quotas", "resources", "ledger", "transport", "on_exchange", "on_usage", "select"})
 """Settings that are objects and functions: for overrides of ``from_config``."""
 
 

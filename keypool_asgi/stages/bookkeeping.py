@@ -20,8 +20,8 @@ from cachetools import LRUCache
 
 from keypool_asgi.core.usage import UsageRecord, correction_of
 from keypool_asgi.errors import ConfigurationError, Refusal
+from keypool_asgi.ports import Ledger
 from keypool_asgi.stores.callables import as_async
-from keypool_asgi.stores.ledger import Ledger
 
 __all__ = ["Bookkeeper", "OnUsage", "Settlement"]
 

@@ -1,65 +1,28 @@
-"""Where the account is kept: the port, and this process's memory."""
+"""Where the account is kept: in memory, or behind an object that the user gave."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from cachetools import LRUCache
 
 from keypool_asgi.core.usage import Place, Selection, Slice, UsageRecord, UsageSum, check_dimensions, slices, summed
 from keypool_asgi.errors import ConfigurationError
+from keypool_asgi.ports import Ledger
 
-__all__ = ["KEEP_SECONDS", "Ledger", "MemoryLedger", "check_keeping"]
+from .callables import call_store
+from .resources import BuiltIn
+
+__all__ = ["KEEP_SECONDS", "GuardedLedger", "MemoryLedger", "check_keeping", "ledger_store"]
+
+T = TypeVar("T")
+
+_VERBS = ("append", "find", "knows", "page", "sums", "claim")
 
 KEEP_SECONDS = 400 * 86400.0
 """How long a ledger that outlives the process keeps records and sums: a year, and a month to compare."""
-
-
-@runtime_checkable
-class Ledger(Protocol):
-    """Keeps usage records and adds them up. What is in it is never changed.
-
-    Records may go after a time, or beyond a number; sums stay longer. A verb that cannot be carried out raises
-    ``StoreUnavailable``. ``testing.ledger_contract.LedgerContract`` checks an implementation.
-    """
-
-    async def append(self, records: Sequence[UsageRecord]) -> Sequence[UsageRecord]:
-        """Keep records. One whose id is known already changes nothing; a correction's is known for 100 days at least.
-
-        Each record is kept whole, in the sums too, or not at all. After a failure the same records may be given again.
-
-        Returns:
-            Those that are in the ledger as they were given, in their order: without those of which another one of the
-            same id had come before.
-        """
-
-    async def find(self, record_id: str) -> UsageRecord | None:
-        """Return a record, or None when there is none (any more)."""
-
-    async def page(self, selection: Selection, limit: int, before: Place | None = None) -> Sequence[UsageRecord]:
-        """Return the newest records of a selection, the newest first, at most ``limit``.
-
-        Args:
-            selection: which.
-            limit: how many at most.
-            before: only those that stand before this place: where the page before ended.
-        """
-
-    async def sums(self, selection: Selection, by: Sequence[str] = ()) -> Sequence[UsageSum]:
-        """Return what was used in all, by these of ``DIMENSIONS``; in the order of the groups, without empty ones.
-
-        Raises:
-            ConfigurationError: a bound of the selection is not a whole hour, or there is no such dimension.
-        """
-
-    async def claim(self, duty: str, holder: str, seconds: float) -> bool:
-        """Take on a duty that only one of those who share the ledger shall do, or keep it, for so many seconds.
-
-        Returns:
-            Whether it is the holder's. Nobody gives it back; it is free when the time is over.
-        """
 
 
 def check_keeping(keep_seconds: float) -> None:
@@ -68,7 +31,7 @@ def check_keeping(keep_seconds: float) -> None:
         raise ConfigurationError(f"ledger: keep_seconds must be greater than 0, not {keep_seconds!r}")
 
 
-class MemoryLedger:
+class MemoryLedger(BuiltIn):
     """The account in this process's memory: bounded, and gone with it.
 
     Every verb runs without an await inside, so that it is atomic among the tasks of one event loop.
@@ -106,6 +69,10 @@ class MemoryLedger:
     async def find(self, record_id: str) -> UsageRecord | None:
         """Return a record, or None when there is none any more."""
         return self._records.get(record_id)
+
+    async def knows(self, record_id: str) -> bool:
+        """Whether a record of this id has been kept."""
+        return record_id in self._records or record_id in self._corrections
 
     async def page(self, selection: Selection, limit: int, before: Place | None = None) -> Sequence[UsageRecord]:
         """Return the newest records of a selection."""
@@ -152,3 +119,61 @@ class MemoryLedger:
             self._records.popitem(last=False)
         while self._sums > self._most_sums and len(self._hours) > 1:
             self._sums -= len(self._hours.pop(min(self._hours)))
+
+
+class GuardedLedger:
+    """A user's ledger whose failures become ``StoreUnavailable``.
+
+    Args:
+        ledger: an object with the verbs of ``Ledger``.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __repr__(self) -> str:
+        return f"<GuardedLedger of {self._ledger!r}>"
+
+    async def append(self, records: Sequence[UsageRecord]) -> Sequence[UsageRecord]:
+        """Keep records that are not known yet. Returns those that are kept as they were given."""
+        return await _call("append", self._ledger.append, records)
+
+    async def find(self, record_id: str) -> UsageRecord | None:
+        """Return a record, or None when there is none any more."""
+        return await _call("find", self._ledger.find, record_id)
+
+    async def knows(self, record_id: str) -> bool:
+        """Whether a record of this id has been kept."""
+        return await _call("knows", self._ledger.knows, record_id)
+
+    async def page(self, selection: Selection, limit: int, before: Place | None = None) -> Sequence[UsageRecord]:
+        """Return the newest records of a selection."""
+        return await _call("page", self._ledger.page, selection, limit, before)
+
+    async def sums(self, selection: Selection, by: Sequence[str] = ()) -> Sequence[UsageSum]:
+        """Return what was used in all."""
+        check_dimensions(by)
+        selection.hours()
+        return await _call("sums", self._ledger.sums, selection, by)
+
+    async def claim(self, duty: str, holder: str, seconds: float) -> bool:
+        """Take on a duty, or keep it. Returns whether it is the holder's."""
+        return await _call("claim", self._ledger.claim, duty, holder, seconds)
+
+
+async def _call(verb: str, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    return await call_store("ledger", verb, function, *args)
+
+
+def ledger_store(ledger: Ledger | None) -> Ledger:
+    """Return what keeps the account: this process's memory for None.
+
+    Raises:
+        ConfigurationError: it has not every verb.
+    """
+    if ledger is None:
+        return MemoryLedger()
+    missing = [verb for verb in _VERBS if not callable(getattr(ledger, verb, None))]
+    if missing:
+        raise ConfigurationError(f"ledger: {type(ledger).__name__} has no {', '.join(missing)}")
+    return ledger if isinstance(ledger, BuiltIn | GuardedLedger) else GuardedLedger(ledger)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -35,13 +36,16 @@ __all__ = ["SqliteLedger"]
 _PURGED = 16
 
 _FIND = "SELECT body FROM usage_records WHERE id = ?"
-_INSERT = "INSERT INTO usage_records (id, team, operation, key, ended, corrects, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_INSERT = (
+    "INSERT OR IGNORE INTO usage_records (id, team, operation, key, ended, corrects, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
 _ADD = """
-    INSERT INTO usage_totals (hour, team, operation, key, account, project, unit, amount) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO usage_totals (hour, team, operation, key, account, project, unit, amount)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET amount = amount + excluded.amount"""
 _PURGE = """
-    DELETE FROM usage_records WHERE id IN (
-        SELECT id FROM usage_records INDEXED BY usage_records_by_age WHERE corrects = ? AND ended <= ? LIMIT ?)"""
+    DELETE FROM usage_records WHERE rowid IN (
+        SELECT rowid FROM usage_records INDEXED BY usage_records_by_age WHERE corrects = ? AND ended <= ? LIMIT ?)"""
 _PURGE_TOTALS = "DELETE FROM usage_totals WHERE hour <= ?"
 _CLAIM = """
     INSERT INTO usage_duties (name, holder, expires) VALUES (:duty, :holder, :until)
@@ -113,6 +117,10 @@ class SqliteLedger(BuiltIn):
         row = await self._file.read(lambda connection: connection.execute(_FIND, (record_id,)).fetchone())
         return None if row is None else record_of(row[0])
 
+    async def knows(self, record_id: str) -> bool:
+        """Whether a record of this id has been kept."""
+        return await self._file.read(lambda connection: connection.execute(_FIND, (record_id,)).fetchone()) is not None
+
     async def page(self, selection: Selection, limit: int, before: Place | None = None) -> Sequence[UsageRecord]:
         """Return the newest records of a selection."""
         query, values = _page_query(selection, limit, before)
@@ -133,7 +141,16 @@ class SqliteLedger(BuiltIn):
     # Everything below runs on the file's thread.
 
     def _append(self, records: tuple[UsageRecord, ...], connection: sqlite3.Connection) -> list[UsageRecord]:
-        kept = [record for record in records if _is_kept(connection, record)]
+        kept: list[UsageRecord] = []
+        amounts: Counter[Slice] = Counter()
+        for record in records:
+            text = text_of(record)
+            if _insert(connection, record, text):
+                kept.append(record)
+                amounts.update(slices(record))
+            elif connection.execute(_FIND, (record.id,)).fetchone()[0] == text:
+                kept.append(record)
+        connection.executemany(_ADD, [(*one, amount) for one, amount in amounts.items()])
         self._purge(connection, len(records) + _PURGED)
         return kept
 
@@ -152,20 +169,11 @@ class SqliteLedger(BuiltIn):
             self._purged_hour = hour
 
 
-def _is_kept(connection: sqlite3.Connection, record: UsageRecord) -> bool:
-    """Keep a record. Returns whether it is in the file as it was given."""
-    text = text_of(record)
-    known = connection.execute(_FIND, (record.id,)).fetchone()
-    if known is not None:
-        return bool(known[0] == text)
+def _insert(connection: sqlite3.Connection, record: UsageRecord, text: str) -> bool:
+    """Write a record down, unless one of its id is there. Returns whether it was."""
     corrects = int(record.corrects is not None)
-    connection.execute(_INSERT, (record.id, record.team, record.operation, record.key, record.ended, corrects, text))
-    rows = [
-        (one.hour, one.team, one.operation, one.key, one.account, one.project, one.unit, amount)
-        for one, amount in slices(record).items()
-    ]
-    connection.executemany(_ADD, rows)
-    return True
+    row = (record.id, record.team, record.operation, record.key, record.ended, corrects, text)
+    return connection.execute(_INSERT, row).rowcount > 0
 
 
 def _page_query(selection: Selection, limit: int, before: Place | None) -> tuple[str, dict[str, Any]]:
@@ -186,7 +194,7 @@ def _sums_query(selection: Selection, by: Sequence[str]) -> tuple[str, dict[str,
     selection.hours()
     where, values = _conditions(selection, "hour")
     wanted = {"hour" if dimension == "day" else dimension for dimension in by}
-    names = [name if name in wanted else ("0" if name == "hour" else "''") for name in Slice.__slots__[:-1]]
+    names = [name if name in wanted else ("0" if name == "hour" else "''") for name in Slice._fields[:-1]]
     groups = ", ".join([*sorted(wanted), "unit"])
     text = " AND ".join(where) or "TRUE"
     query = f"SELECT {', '.join(names)}, unit, SUM(amount) FROM usage_totals WHERE {text}"  # noqa: S608 - as above

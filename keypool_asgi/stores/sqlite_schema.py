@@ -58,14 +58,14 @@ _QUOTAS = (
 # duties: who does what only one process shall do, until when, in Unix seconds.
 _USAGE = (
     """CREATE TABLE usage_records (
-        id TEXT NOT NULL PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
         team TEXT NOT NULL,
         operation TEXT NOT NULL,
         key TEXT,
         ended REAL NOT NULL,
         corrects INTEGER NOT NULL,
         body TEXT NOT NULL
-    ) WITHOUT ROWID""",
+    )""",
     "CREATE INDEX usage_records_of_all ON usage_records (ended, id)",
     "CREATE INDEX usage_records_of_team ON usage_records (team, ended, id)",
     "CREATE INDEX usage_records_by_age ON usage_records (corrects, ended)",

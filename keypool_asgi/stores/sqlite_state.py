@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .sqlite import SqliteResources
 from .sqlite_file import SqliteFile, sqlite_path
+from .sqlite_ledger import SqliteLedger
 from .sqlite_quotas import SqliteQuotas
 from .sqlite_schema import SCHEMA
 
@@ -16,6 +17,7 @@ class SqliteState:
     Attributes:
         resources: who owns what.
         quotas: what is used up.
+        ledger: the account.
         board: None: what processes know of keys is not worth a write each time.
 
     Args:
@@ -29,6 +31,7 @@ class SqliteState:
         self._file = SqliteFile(sqlite_path(url), SCHEMA)
         self.resources = SqliteResources(self._file)
         self.quotas = SqliteQuotas(self._file)
+        self.ledger = SqliteLedger(self._file)
         self.board = None
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from keypool_asgi.errors import ConfigurationError
-from keypool_asgi.ports import QuotaKeeper, ResourceStore
+from keypool_asgi.ports import Ledger, QuotaKeeper, ResourceStore
 
 from .health_sharing import HealthBoard
 
@@ -22,6 +22,10 @@ class State(Protocol):
     @property
     def quotas(self) -> QuotaKeeper:
         """What is used up."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The account."""
 
     @property
     def board(self) -> HealthBoard | None:

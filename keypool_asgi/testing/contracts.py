@@ -21,10 +21,11 @@ from keypool_asgi.core.limits import Limit
 from keypool_asgi.core.teams import Team
 from keypool_asgi.ports import TeamDirectory
 
+from .ledger_contract import LedgerContract
 from .quota_contract import QuotaStoreContract
 from .resource_contract import ResourceStoreContract
 
-__all__ = ["QuotaStoreContract", "ResourceStoreContract", "TeamDirectoryContract"]
+__all__ = ["LedgerContract", "QuotaStoreContract", "ResourceStoreContract", "TeamDirectoryContract"]
 
 
 class TeamDirectoryContract:

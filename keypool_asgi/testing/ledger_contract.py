@@ -12,7 +12,7 @@ from typing import Any
 
 from keypool_asgi.core.usage import HOUR, Selection, UsageRecord, correction_of, slices, summed
 from keypool_asgi.errors import ConfigurationError
-from keypool_asgi.stores.ledger import Ledger
+from keypool_asgi.ports import Ledger
 
 from .store_contract import StoreContract
 

@@ -7,7 +7,8 @@ from harness import run
 
 from keypool_asgi.core.usage import HOUR, Selection, correction_of
 from keypool_asgi.errors import ConfigurationError, StoreUnavailable
-from keypool_asgi.stores.ledger import GuardedLedger, Ledger, MemoryLedger, ledger_store
+from keypool_asgi.ports import Ledger
+from keypool_asgi.stores.ledger import GuardedLedger, MemoryLedger, ledger_store
 from keypool_asgi.testing.ledger_contract import NOON, LedgerContract, ids, record
 
 

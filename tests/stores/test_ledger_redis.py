@@ -11,7 +11,7 @@ from harness.redis import redis_server
 
 from keypool_asgi.core.usage import Selection, correction_of
 from keypool_asgi.errors import ConfigurationError, StoreUnavailable
-from keypool_asgi.stores.ledger import Ledger
+from keypool_asgi.ports import Ledger
 from keypool_asgi.stores.redis.ledger import RedisLedger
 from keypool_asgi.stores.redis.server import RedisServer
 from keypool_asgi.testing.ledger_contract import NOON, LedgerContract, ids, record

@@ -13,7 +13,7 @@ from harness import run
 
 from keypool_asgi.core.usage import HOUR, REMEMBERED_SECONDS, Selection, correction_of
 from keypool_asgi.errors import ConfigurationError, StoreUnavailable
-from keypool_asgi.stores.ledger import Ledger
+from keypool_asgi.ports import Ledger
 from keypool_asgi.stores.sqlite_file import SqliteFile
 from keypool_asgi.stores.sqlite_ledger import SqliteLedger, _page_query
 from keypool_asgi.stores.sqlite_schema import SCHEMA

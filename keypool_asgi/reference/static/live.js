@@ -102,7 +102,6 @@ class Session {
     this.socket = new WebSocket(url, ["keypool", `keypool-token.${token()}`]);
     this.socket.onmessage = ({ data: message }) => this.receive(message);
     this.socket.onclose = (event) => this.closed(event);
-    say("opening", "Connecting…");
   }
 
   receive(message) {
@@ -175,6 +174,7 @@ form.addEventListener("submit", async (event) => {
   text.replaceChildren();
   messages.replaceChildren();
   count.textContent = "";
+  say("opening", "Connecting…");
   try {
     session = new Session(source.value === "microphone" ? null : await recording());
   } catch (error) {

@@ -9,9 +9,10 @@ decision have one hash tag, so that they lie in one slot of a cluster.
 from __future__ import annotations
 
 from .health import RedisHealthBoard
+from .ledger import RedisLedger
 from .quotas import RedisQuotas
 from .resources import RedisResources
 from .server import RedisServer
 from .state import RedisState
 
-__all__ = ["RedisHealthBoard", "RedisQuotas", "RedisResources", "RedisServer", "RedisState"]
+__all__ = ["RedisHealthBoard", "RedisLedger", "RedisQuotas", "RedisResources", "RedisServer", "RedisState"]

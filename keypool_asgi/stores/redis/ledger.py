@@ -25,8 +25,9 @@ from keypool_asgi.errors import ConfigurationError
 from keypool_asgi.stores.ledger import KEEP_SECONDS, check_keeping
 from keypool_asgi.stores.resources import BuiltIn
 
+from .line import Argument
 from .scripts import Script, key_names
-from .server import Argument, RedisServer
+from .server import RedisServer
 
 __all__ = ["RedisLedger"]
 
@@ -93,6 +94,12 @@ class RedisLedger(BuiltIn):
         text = await self._server.command("HGET", records, record_id)
         return None if text is None else record_of(text)
 
+    async def knows(self, record_id: str) -> bool:
+        """Whether a record of this id has been kept."""
+        records, corrections = self._keys("records", "corrections")
+        remembered = await self._server.command("ZSCORE", corrections, record_id)
+        return remembered is not None or bool(await self._server.command("HEXISTS", records, record_id))
+
     async def page(self, selection: Selection, limit: int, before: Place | None = None) -> Sequence[UsageRecord]:
         """Return the newest records of a selection."""
         low = b"" if selection.since is None else _encoded((selection.since, ""))
@@ -150,7 +157,7 @@ def _encoded(place: Place) -> bytes:
 
 
 def _field(one: Slice) -> str:
-    return json.dumps([getattr(one, name) for name in Slice.__slots__], separators=(",", ":"))
+    return json.dumps(one, separators=(",", ":"))
 
 
 def _slices(totals: Mapping[bytes, bytes], selection: Selection) -> list[tuple[Slice, int]]:

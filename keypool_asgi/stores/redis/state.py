@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .health import RedisHealthBoard
+from .ledger import RedisLedger
 from .quotas import RedisQuotas
 from .resources import RedisResources
 from .server import RedisServer
@@ -11,7 +12,7 @@ __all__ = ["RedisState"]
 
 
 class RedisState:
-    """What ``state="redis://..."`` stands for: three stores in one server.
+    """What ``state="redis://..."`` stands for: four stores in one server.
 
     Args:
         server: a URL, or a ``RedisServer`` with settings of its own.
@@ -20,6 +21,7 @@ class RedisState:
     Attributes:
         resources: who owns what.
         quotas: what is used up.
+        ledger: the account.
         board: what keys are worth.
 
     Raises:
@@ -30,6 +32,7 @@ class RedisState:
         self._server = server if isinstance(server, RedisServer) else RedisServer(server)
         self.resources = RedisResources(self._server)
         self.quotas = RedisQuotas(self._server, permit_ttl_seconds=permit_ttl_seconds)
+        self.ledger = RedisLedger(self._server)
         self.board = RedisHealthBoard(self._server)
 
     def __repr__(self) -> str:
