@@ -58,6 +58,8 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _serve(given: argparse.Namespace) -> None:
+    # The longest request line that websockets takes, read when it is imported: prompts and key terms are in the query.
+    os.environ.setdefault("WEBSOCKETS_MAX_LINE_LENGTH", "65536")
     import uvicorn
 
     from keypool_asgi.configuration import Place, check_server, load

@@ -10,7 +10,9 @@ import time
 import wave
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from blocks import ROOT, Blocks
 from harness import Served, need, secret, serve, token
@@ -100,6 +102,16 @@ def test_block_browser(plain: Served, simulator: Simulator, browser: Browser) ->
     simulator.wait_until(lambda sim: sim.sessions[-1].state == "terminated")
 
 
+def test_block_live_token(plain: Served, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_TOKEN", token("research"))
+    names: dict[str, Any] = {"__name__": "live_token"}
+    exec(BLOCKS["live-token"].replace("https://notes.example.com", plain.url), names)
+    with serve(names["app"]) as backend:
+        given = httpx.get(f"{backend.url}/live-token").json()
+    assert set(given) >= {"token"}
+    assert token("research") not in given["token"]
+
+
 def rows(heading: str) -> list[list[str]]:
     """The cells of the table below a heading, without its head."""
     section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL)
@@ -118,7 +130,7 @@ def test_the_limits_are_the_packages() -> None:
 def test_the_codes_of_refusals_are_the_packages() -> None:
     told = {int(status): int(code) for _, statuses, code in rows("Refusals") for status in statuses.split(", ")}
     assert told == {status: close_codes.refusal_code(status) for status in told}
-    bodies = {400, 413}  # of requests; a socket has none
+    bodies = {413}  # of requests; a socket has none
     assert set(told) == {row.status for row in ERROR_TABLE.values()} - bodies
 
 
