@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from keypool_asgi.asgi import Receive
 
-__all__ = ["Leaving"]
+__all__ = ["Leaving", "retrieved"]
 
 _SOON_SECONDS = 0.05
+
+
+def retrieved(task: asyncio.Task[Any]) -> None:
+    """Look at what a task has raised, where nobody waits for it any more: asyncio would complain at some later time."""
+    if not task.cancelled():
+        task.exception()
 
 
 class Leaving:
@@ -52,6 +59,7 @@ class Leaving:
 
     def _begin(self) -> None:
         self._reading = self._loop.create_task(self._read())
+        self._reading.add_done_callback(retrieved)
 
     async def _read(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -47,6 +47,7 @@ from keypool_asgi.errors import BadRequest, ConnectionBroken, Draining, UpgradeR
 from keypool_asgi.exchange import Exchange
 from keypool_asgi.ports import UpstreamSocket, UpstreamSockets
 
+from .leaving import retrieved
 from .stage import KeyRefused, SessionMoves, Stage
 
 __all__ = ["Relay"]
@@ -250,7 +251,7 @@ class _Session:
             Draining: the process is about to end.
         """
         self.opening = opening = self.loop.create_task(self._open(head))
-        opening.add_done_callback(_retrieve)
+        opening.add_done_callback(retrieved)
         # Who has been accepted already may be sending, which is for later.
         watched = not self.exchange.accepted
         leaving = self.loop.create_task(_left(receive)) if watched else self.loop.create_future()
@@ -474,12 +475,6 @@ class _Session:
         if self.socket is None:
             raise RuntimeError("the upstream connection is not open yet")
         return self.socket
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Look at what a task has raised: nobody else may, when the caller has left meanwhile."""
-    if not task.cancelled():
-        task.exception()
 
 
 async def _left(receive: Receive) -> CallerLeft:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keypool_asgi.core.close_codes import may_be_sent
 from keypool_asgi.core.sessions import Close
-from keypool_asgi.upstream.sockets.closing import ViolationError, decode_close, encode_close, is_sendable
+from keypool_asgi.upstream.sockets.closing import ViolationError, decode_close, encode_close
 
 VALID = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
 INVALID = [-1, 0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535, 65_536, 2**32]
@@ -21,7 +22,7 @@ def test_codes_that_are_sent(code: int) -> None:
 
 @pytest.mark.parametrize("code", INVALID)
 def test_codes_that_are_not(code: int) -> None:
-    assert not is_sendable(code)
+    assert not may_be_sent(code)
     assert encode_close(Close(code, "why")) == b""
     if 0 <= code < 65_536:
         with pytest.raises(ViolationError) as caught:
@@ -66,7 +67,7 @@ def test_whatever_is_sent_can_be_read(code: int, reason: str) -> None:
     payload = encode_close(Close(code, reason))
     assert len(payload) <= 125
     read = decode_close(payload)
-    assert read.code == (code if is_sendable(code) else 1005)
+    assert read.code == (code if may_be_sent(code) else 1005)
     assert reason.startswith(read.reason)
 
 
