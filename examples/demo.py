@@ -23,7 +23,7 @@ from types import FrameType
 
 __all__ = ["main"]
 
-NEEDED = ("asgiref", "assemblyai", "cachetools", "fastapi", "httpx", "uvicorn", "wsproto")
+NEEDED = ("asgiref", "assemblyai", "cachetools", "fastapi", "fastapi_offline", "httpx", "uvicorn", "wsproto")
 
 RECORDING_SECONDS = 5.0
 
@@ -99,6 +99,8 @@ the token is the team research's, made for this run:
 
   Transcribe live, in a browser:
     {page}
+  Read about every operation and try it out, in a browser, with the token {token}:
+    {base}/reference
   List the transcripts:
     curl {credential} {base}/v2/transcript
   Fetch one of them:

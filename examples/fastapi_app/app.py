@@ -7,12 +7,14 @@
     uvicorn --factory examples.fastapi_app.app:create_app
 
 Every request below ``/v1/assemblyai`` is the pool's; every other one is the notes service's, as before. The page
-``/live/`` transcribes while somebody speaks, with a session of the pool's.
+``/live/`` transcribes while somebody speaks, with a session of the pool's. ``/v1/assemblyai/reference`` describes the
+pool's operations and tries them out, where the extra ``reference`` is installed; they are in ``/openapi.json`` as well.
 """
 
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from keypool_asgi import KeyPoolMiddleware
+from keypool_asgi.reference import with_pool
 
 from . import notes
 from .store import Store
@@ -44,6 +47,7 @@ def create_app(store: Store | None = None, **settings: Any) -> FastAPI:
     app = FastAPI(title="Meeting notes")
     app.state.book = notes.Book()
     app.include_router(notes.router)
+    app.openapi = with_pool(app.openapi)
     app.mount("/live", StaticFiles(directory=LIVE_PAGE, html=True))
     app.add_middleware(KeyPoolMiddleware, keys=store.load_keys, teams=store.find_team, **(_environment() | settings))
     return app
@@ -53,6 +57,7 @@ def _environment() -> dict[str, Any]:
     ttl = float(os.environ.get("KEYPOOL_TTL_SECONDS", "60"))
     settings: dict[str, Any] = {"keys_ttl_seconds": ttl, "teams_ttl_seconds": ttl}
     settings["state"] = os.environ.get("KEYPOOL_STATE")
+    settings["reference"] = find_spec("fastapi_offline") is not None  # which brings the page's Swagger UI
     if origin := os.environ.get("KEYPOOL_API_ORIGIN"):
         settings["origins"] = {"api": origin}
     return settings

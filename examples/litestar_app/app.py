@@ -7,6 +7,8 @@
 
 Mount the pool, or wrap the whole app (``KeyPoolMiddleware(Litestar(...), ...)``). Litestar's own ``middleware=[...]``
 cannot hold it: Litestar runs those behind its router, so they never see a path that has no route.
+
+The pool's operations are in the app's own OpenAPI document, ``/schema/openapi.json``.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 from litestar import Litestar, asgi, get
 
 from keypool_asgi import KeyPool, Limit, Team, UpstreamKey
+from keypool_asgi.reference.litestar import PoolOpenAPIConfig
 
 __all__ = ["create_app"]
 
@@ -47,7 +50,8 @@ def create_app(**settings: Any) -> Litestar:
         await pool.aclose()
 
     mounted = asgi("/v1/assemblyai", is_mount=True, copy_scope=True)(pool)
-    return Litestar([index, mounted], lifespan=[lifespan], logging_config=None)
+    openapi = PoolOpenAPIConfig(title="Call archive", version="1")
+    return Litestar([index, mounted], lifespan=[lifespan], openapi_config=openapi, logging_config=None)
 
 
 def _environment() -> dict[str, Any]:

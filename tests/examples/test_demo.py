@@ -3,75 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
+from demo_process import Demo, demo
 from harness import need, secret
 
 from keypool_asgi.testing import Simulator, tone_wav
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-class Demo:
-    """A running demo; reads its output as it comes."""
-
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        command = [sys.executable, "-m", "examples.demo", *arguments]
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"PYTHONIOENCODING": "utf-8"} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self._more = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._more:
-                self.lines.append(line.rstrip("\n"))
-                self._more.notify_all()
-
-    @property
-    def output(self) -> str:
-        return "\n".join(self.lines)
-
-    def wait_for(self, text: str, seconds: float = 20) -> None:
-        with self._more:
-            assert self._more.wait_for(lambda: text in self.output, seconds), self.output
-
-    def end(self, seconds: float = 20) -> int:
-        status = self.process.wait(seconds)
-        self._reader.join(seconds)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return status
-
-
-@contextmanager
-def demo(*arguments: str, **environment: str) -> Iterator[Demo]:
-    demo = Demo(*arguments, **environment)
-    try:
-        yield demo
-    finally:
-        if demo.process.poll() is None:
-            demo.process.kill()
-            demo.end()
 
 
 def check_steps(running: Demo) -> None:
@@ -108,6 +52,8 @@ def test_its_steps_and_curl_lines_work_and_ctrl_c_ends_it_cleanly() -> None:
         assert refused.startswith("HTTP/1.1 401")
         assert json.loads(refused.splitlines()[-1])["code"] == "UNAUTHORIZED"
         assert json.loads(notes)[0]["title"] == "Weekly meeting"
+        (page,) = [line.strip() for line in running.lines if line.endswith("/reference")]
+        assert httpx.get(page, timeout=30).status_code == 200
         running.wait_for("refused by the pool: UNAUTHORIZED")
         running.process.send_signal(signal.SIGINT)
         assert running.end() == 0, running.output
@@ -159,7 +105,7 @@ def test_a_port_that_is_taken_is_told_plainly() -> None:
     assert "Traceback" not in running.output
 
 
-@pytest.mark.parametrize("module", ["fastapi", "assemblyai"])
+@pytest.mark.parametrize("module", ["fastapi", "assemblyai", "fastapi_offline"])
 def test_a_missing_package_is_named_with_what_to_install(tmp_path: Path, module: str) -> None:
     # As if it were not installed: the import system is told so before the demo starts.
     hide = tmp_path / "sitecustomize.py"

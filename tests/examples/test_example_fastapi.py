@@ -15,8 +15,9 @@ from pathlib import Path
 import assemblyai
 import httpx
 import pytest
-from harness import Served, secret, serve, token
+from harness import Served, need, secret, serve, token
 
+from examples.fastapi_app import app as example
 from examples.fastapi_app.app import create_app
 from examples.fastapi_app.manage import main
 from examples.fastapi_app.store import Store
@@ -87,6 +88,24 @@ def test_the_notes_service_answers_as_without_the_pool(app: App) -> None:
     assert httpx.get(f"{url}/notes/2").status_code == 404
     assert httpx.get(f"{url}/openapi.json").json()["info"]["title"] == "Meeting notes"
     assert app.records == []
+
+
+def test_the_pools_operations_are_in_the_hosts_document_and_on_the_reference_page(app: App) -> None:
+    paths = httpx.get(f"{app.served.url}/openapi.json").json()["paths"]
+    assert {"get", "post"} <= set(paths["/v1/assemblyai/v2/transcript"])
+    assert set(paths["/notes"]) == {"get", "post"}
+    need("fastapi_offline")
+    page = httpx.get(f"{app.base}/reference", timeout=30)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert httpx.get(f"{app.base}/openapi.json").json()["servers"][0]["url"] == app.base
+    assert app.records == []
+
+
+def test_without_the_extra_there_is_no_reference_page(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(example, "find_spec", lambda _name: None)
+    with serve(create_app(store)) as served:
+        answer = httpx.get(f"{served.url}/v1/assemblyai/reference")
+    assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND")
 
 
 def test_a_whole_workflow_with_the_official_sdk_walks_past_the_dead_key(app: App, sdk: Sdk) -> None:

@@ -34,6 +34,15 @@ def test_the_host_and_a_whole_workflow(simulator: Simulator, sdk: Callable[[str,
 
 
 @pytest.mark.usefixtures("environment")
+def test_the_pools_operations_are_in_the_hosts_document() -> None:
+    with serve(create_app()) as served:
+        document = httpx.get(f"{served.url}/schema/openapi.json").json()
+    assert document["info"]["title"] == "Call archive"
+    assert {"get", "post"} <= set(document["paths"]["/v1/assemblyai/v2/transcript"])
+    assert "/" in document["paths"]
+
+
+@pytest.mark.usefixtures("environment")
 def test_a_stopping_host_lets_the_pools_exchanges_end(simulator: Simulator) -> None:
     simulator.fail(Fault(stall=Stall(seconds=0.3)), times=1)
     with ThreadPoolExecutor() as threads:

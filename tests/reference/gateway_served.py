@@ -36,15 +36,17 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def opened(*, server: str = "uvicorn-httptools", root_path: str = "", **more: Any) -> Iterator[Gateway]:
-    """Open a pool of one key in a host app that answers 404, and its reference."""
+def opened(
+    *, server: str = "uvicorn-httptools", root_path: str = "", teams: dict[str, Team] | None = None, **more: Any
+) -> Iterator[Gateway]:
+    """Open a pool of one key in a host app that answers 404, and its reference; ``teams`` are those beside ours."""
     sim = Simulator({secret("reference"): "acme/alpha"})
     key = UpstreamKey("a", secret("reference"), project="alpha", account="acme")
     with sim.running():
-        origins = {**sim.origins, "token": sim.url}  # which has none, but nothing may leave this machine
-        pool = KeyPoolMiddleware(
-            _host, keys=[key], teams={TOKEN: Team("readers")}, origins=origins, reference=True, **more
-        )
+        # Its stand-in for the token service answers 501, as the service would not; at its root it knows no such path.
+        origins = {**sim.origins, "token": sim.url}
+        teams = {TOKEN: Team("readers"), **(teams or {})}
+        pool = KeyPoolMiddleware(_host, keys=[key], teams=teams, origins=origins, reference=True, **more)
         with serve(pool, server, root_path=root_path) as served:
             yield Gateway(f"{served.url}/v1/assemblyai", served.url, sim)
 

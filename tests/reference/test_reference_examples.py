@@ -17,7 +17,7 @@ from .gateway_served import Gateway, opened
 
 DOCUMENT = document(ASSEMBLYAI.table)
 
-# The simulator has no unified token service, and nothing that was redacted.
+# The simulator mints no tokens of the unified token service, and has nothing that was redacted.
 NOT_SIMULATED = {"tokens.create", "transcripts.redacted_audio"}
 
 

@@ -14,6 +14,7 @@ from harness.browser import Browser, artifacts
 from keypool_asgi.testing import tone_wav
 
 from .gateway_served import TOKEN, Gateway, opened
+from .reading import Operation, check_seen, load
 
 FAINT = Path(__file__).with_name("faint.js").read_text()
 SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
@@ -32,51 +33,31 @@ def shots() -> Path:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with Browser() as browser:
-        yield browser
+def page(chromium: Browser, gateway: Gateway) -> Browser:
+    """The page, loaded once: loading takes longer than most of what is done with it."""
+    load(chromium, gateway.url)
+    return chromium
 
 
 @pytest.fixture
-def browser(chromium: Browser, gateway: Gateway) -> Browser:
+def browser(page: Browser) -> Browser:
+    """The page without a token, whatever was sent from it."""
+    page.fill("#token", "")
+    return page
+
+
+@pytest.fixture
+def loaded(page: Browser, gateway: Gateway) -> Browser:
     """The page, newly loaded."""
-    assert chromium.open(gateway.url + "/reference") == 200
-    chromium.wait(".opblock")
-    return chromium
+    load(page, gateway.url)
+    return page
 
 
 @pytest.fixture(autouse=True)
 def _all_is_well(chromium: Browser) -> Iterator[None]:
     """Nothing may have gone wrong in the page, nor left this machine."""
     yield
-    seen = chromium.seen()
-    assert not [request for request in seen.elsewhere() if "//127.0.0.1:" not in request]
-    assert not seen.violations
-    assert not seen.errors
-
-
-class Operation:
-    """One operation on the page, by its operation id."""
-
-    def __init__(self, browser: Browser, identifier: str) -> None:
-        self.browser = browser
-        self.place = f'.opblock[id$="{identifier}"]'
-        self.answer = f"{self.place} .live-responses-table"
-
-    def unfold(self) -> None:
-        self.browser.click(f"{self.place} .opblock-summary-control")
-        self.browser.wait(f"{self.place} .opblock-body")
-
-    def execute(self) -> tuple[int, str]:
-        """Send the request as it is filled in; return the status and the body as the page shows them."""
-        if self.browser.count(f"{self.place} .btn-clear"):
-            self.browser.click(f"{self.place} .btn-clear")
-            self.browser.wait(self.answer, "detached")
-        self.browser.click(f"{self.place} .execute")
-        self.browser.wait(f"{self.answer} .response-col_status")
-        self.browser.wait(f"{self.answer} .highlight-code")
-        status = self.browser.text(f"{self.answer} tbody .response-col_status")
-        return int(status.split()[0]), self.browser.text(f"{self.answer} .highlight-code code")
+    check_seen(chromium)
 
 
 def test_a_transcript_from_submission_to_text(browser: Browser, gateway: Gateway) -> None:
@@ -143,17 +124,6 @@ def test_the_token_is_forgotten_with_the_field(browser: Browser) -> None:
     assert TOKEN not in stored
 
 
-def test_requests_go_where_the_reader_sees_the_page(chromium: Browser) -> None:
-    with opened(public_url="https://gw.example/aai") as gateway:
-        assert chromium.open(gateway.url + "/reference") == 200
-        chromium.wait(".opblock")
-        chromium.fill("#token", TOKEN)
-        listing = Operation(chromium, "voices_list_get_v1_voices")
-        listing.unfold()
-        assert listing.execute()[0] == 200
-        assert gateway.simulator.requests[-1].path == "/v1/voices"
-
-
 def test_sockets_are_described_and_cannot_be_sent_as_requests(browser: Browser) -> None:
     session = Operation(browser, "streaming_session_websocket_v3_ws")
     session.unfold()
@@ -162,33 +132,44 @@ def test_sockets_are_described_and_cannot_be_sent_as_requests(browser: Browser) 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_can_be_read(browser: Browser, scheme: str) -> None:
-    browser.prefer(scheme)
+def test_every_text_can_be_read(loaded: Browser, scheme: str) -> None:
+    loaded.prefer(scheme)
     for identifier in ("streaming_session_websocket_v3_ws", "transcripts_create_post_v2_transcript"):
-        Operation(browser, identifier).unfold()
-    browser.click('.opblock[id$="transcripts_create_post_v2_transcript"] .execute')
-    browser.wait(".live-responses-table .highlight-code")
-    assert browser.evaluate(FAINT) == []
+        Operation(loaded, identifier).unfold()
+    loaded.click('.opblock[id$="transcripts_create_post_v2_transcript"] .execute')
+    loaded.wait(".live-responses-table .highlight-code")
+    assert loaded.evaluate(FAINT) == []
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_every_window_and_follows_the_readers_scheme(
-    browser: Browser, shots: Path, scheme: str, size: str
+    loaded: Browser, shots: Path, scheme: str, size: str
 ) -> None:
-    browser.resize(*SIZES[size])
-    browser.prefer(scheme)
-    listing = Operation(browser, "transcripts_list_get_v2_transcript")
+    loaded.resize(*SIZES[size])
+    loaded.prefer(scheme)
+    listing = Operation(loaded, "transcripts_list_get_v2_transcript")
     listing.unfold()
-    browser.click(f"{listing.place} .tablinks[data-name=model]")
+    loaded.click(f"{listing.place} .tablinks[data-name=model]")
     width = SIZES[size][0]
-    assert browser.evaluate("document.documentElement.scrollWidth") <= width
-    shade = sum(map(int, re.findall(r"\d+", browser.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]))
+    assert loaded.evaluate("document.documentElement.scrollWidth") <= width
+    shade = sum(map(int, re.findall(r"\d+", loaded.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]))
     assert (shade > 600) == (scheme == "light")
-    browser.screenshot(shots / f"{scheme}-{size}.png")
+    loaded.screenshot(shots / f"{scheme}-{size}.png")
     for number, place in enumerate((listing.place, f"{listing.place} .responses-wrapper", "#live"), 1):
-        browser.evaluate(f"document.querySelector({json.dumps(place)}).scrollIntoView()")
-        browser.screenshot(shots / f"{scheme}-{size}-{number}.png")
-    browser.click("#theme")
-    turned = sum(map(int, re.findall(r"\d+", browser.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]))
+        loaded.evaluate(f"document.querySelector({json.dumps(place)}).scrollIntoView()")
+        loaded.screenshot(shots / f"{scheme}-{size}-{number}.png")
+    loaded.click("#theme")
+    turned = sum(map(int, re.findall(r"\d+", loaded.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]))
     assert (turned > 600) != (scheme == "light")
+
+
+def test_requests_go_where_the_reader_sees_the_page(chromium: Browser) -> None:
+    # The last one here: it loads another page in the browser that all of them share.
+    with opened(public_url="https://gw.example/aai") as gateway:
+        load(chromium, gateway.url)
+        chromium.fill("#token", TOKEN)
+        listing = Operation(chromium, "voices_list_get_v1_voices")
+        listing.unfold()
+        assert listing.execute()[0] == 200
+        assert gateway.simulator.requests[-1].path == "/v1/voices"
