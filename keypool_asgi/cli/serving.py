@@ -32,7 +32,7 @@ LOGGING: dict[str, Any] = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
-    "loggers": {"keypool_asgi": {"level": "INFO"}, "uvicorn": {"level": "INFO"}},
+    "loggers": {"keypool_asgi": {"level": "INFO"}, "uvicorn": {"level": "WARNING"}},
 }
 """What is logged, to stderr. Not uvicorn's access log: a browser's temporary token stands in the query."""
 

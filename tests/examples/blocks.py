@@ -1,4 +1,4 @@
-"""The code blocks of a document. Each has a name in a comment above it: ``<!-- block: name -->``."""
+"""What a document says: its tables, and its code blocks, each with a name above it (``<!-- block: name -->``)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "Blocks"]
+__all__ = ["DOCUMENTS", "ROOT", "Blocks", "cells", "rows", "section"]
 
 ROOT = Path(__file__).resolve().parents[2]
+
+DOCUMENTS = ["README.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 
 Namespace = dict[str, Any]
 
@@ -37,3 +39,24 @@ class Blocks(dict[str, str]):
         """Assert that every block has its test ``test_block_<name>`` among these, and no test lacks its block."""
         names = {name.removeprefix("test_block_").replace("_", "-") for name in tests if name.startswith("test_block_")}
         assert names == set(self)
+
+
+def section(document: str, title: str) -> str:
+    """The text below a heading, up to the next one that is not lower."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    found = re.search(rf"^(##+) {re.escape(title)}\n(.*?)(?=^##? |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"{document} has no section {title!r}"
+    return found[2]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the tables in a text, without their heads."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    table = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    rules = {number for number, row in enumerate(table) if set("".join(row)) <= set("-| ")}
+    return [row for number, row in enumerate(table) if number not in rules and number + 1 not in rules]
+
+
+def cells(text: str) -> dict[str, str]:
+    """First cell to second one of every row, without the marks of code: such as names and their defaults."""
+    return {row[0].strip("`"): row[1].strip("`|").strip() for row in rows(text)}

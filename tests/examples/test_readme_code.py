@@ -10,7 +10,7 @@ import shlex
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from hashlib import sha256
 from hmac import digest
 from pathlib import Path
@@ -21,40 +21,17 @@ import httpx
 import pytest
 from blocks import Blocks
 from harness import need, secret, serve, token
+from harness.browser import Browser
+from harness.redis import redis_server
 from harness.tools import _node_modules
+from readers import PEPPER, here, pool, submit  # noqa: F401 - a fixture
 
-from keypool_asgi import assembly, cli
 from keypool_asgi.testing import Simulator, silence_wav
 
 BLOCKS = Blocks("README.md", commands=2)  # the two of "Two commands"
 
 Namespace = dict[str, Any]
 Sdk = Callable[[str, str], assemblyai.Transcriber]
-
-
-@pytest.fixture(autouse=True)
-def here(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the README leaves to its reader: the service, the environment, a recording in the working folder."""
-    monkeypatch.setattr(assembly, "ASSEMBLYAI", assembly.ASSEMBLYAI.with_origins(simulator.origins))
-    monkeypatch.setenv("ASSEMBLYAI_KEY_1", secret("good"))
-    monkeypatch.setenv("ASSEMBLYAI_KEY_2", secret("spare"))
-    monkeypatch.setenv("RESEARCH_TOKEN", token("research"))
-    monkeypatch.setenv("ARCHIVE_TOKEN", token("archive"))
-    monkeypatch.setenv("TEAM_TOKEN", token("research"))
-    monkeypatch.setenv("TOKEN_PEPPER", "pepper")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "meeting.mp3").write_bytes(silence_wav(2))
-
-
-@contextmanager
-def pool(app: Any) -> Iterator[str]:
-    with serve(app) as served:
-        yield f"{served.url}/v1/assemblyai"
-
-
-def submit(base: str, team: str = "research") -> httpx.Response:
-    job = {"audio_url": "https://example.com/meeting.mp3"}
-    return httpx.post(f"{base}/v2/transcript", json=job, headers={"authorization": token(team)})
 
 
 def test_every_block_has_a_check() -> None:
@@ -69,8 +46,8 @@ def test_block_wrap(sdk: Sdk) -> None:
         assert httpx.get(f"{base}/v2/transcript", headers={"authorization": token("archive")}).status_code == 200
 
 
-def mounted(name: str, sdk: Sdk) -> None:
-    names = BLOCKS.execute(name)
+def mounted(name: str, sdk: Sdk, **above: Any) -> None:
+    names = BLOCKS.execute(name, **above)
     with pool(names["app"]) as base:
         assert sdk(base, token("research")).transcribe("meeting.mp3").text
     assert names["pool"]._parts.gate.draining
@@ -82,7 +59,8 @@ def test_block_starlette(sdk: Sdk) -> None:
 
 def test_block_litestar(sdk: Sdk) -> None:
     need("litestar")
-    mounted("litestar", sdk)
+    above = BLOCKS.execute("starlette")
+    mounted("litestar", sdk, pool=above["pool"], lifespan=above["lifespan"])
 
 
 def test_block_callables() -> None:
@@ -91,42 +69,23 @@ def test_block_callables() -> None:
         db.execute("CREATE TABLE tokens (digest, team)")
         db.execute("INSERT INTO keys VALUES ('prod-1', ?, 'prod')", (secret("good"),))
         db.execute(
-            "INSERT INTO tokens VALUES (?, 'research')", (digest(b"pepper", token("research").encode(), sha256),)
+            "INSERT INTO tokens VALUES (?, 'research')", (digest(PEPPER.encode(), token("research").encode(), sha256),)
         )
     with pool(BLOCKS.execute("callables")["app"]) as base:
         assert submit(base).status_code == 200
         assert submit(base, "unknown").status_code == 401
 
 
-def test_block_quotas() -> None:
-    names = BLOCKS.execute("quotas")
-    with pool(names["app"]) as base:
-        answers = [submit(base) for _ in range(3)]
-    assert [answer.status_code for answer in answers] == [200, 200, 429]
-    assert answers[-1].headers["retry-after"] == "3600"
-    assert names["spent"] == {"team:research": 2}
-
-
-def test_block_state() -> None:
-    with pool(BLOCKS.execute("state")["pool"]) as base:
-        made = submit(base).json()["id"]
-    with pool(BLOCKS.execute("state")["pool"]) as base:
-        teams = [token("research"), token("archive")]
-        answers = [httpx.get(f"{base}/v2/transcript/{made}", headers={"authorization": team}) for team in teams]
-        nothing = httpx.get(f"{base}/v2/transcript/{made[::-1]}", headers={"authorization": teams[1]})
-    assert [answer.status_code for answer in answers] == [200, 404]
-    assert answers[1].json()["error"] == nothing.json()["error"]
-
-
-def test_block_adopt(simulator: Simulator, sdk: Sdk, monkeypatch: pytest.MonkeyPatch) -> None:
-    transcript = sdk(simulator.url, secret("good")).transcribe("meeting.mp3")
-    monkeypatch.setenv("ASSEMBLYAI_API_KEY", secret("good"))
-    program, *arguments = shlex.split(BLOCKS["adopt"])
-    assert program == "keypool"
-    assert cli.main([*arguments, "--api", simulator.url]) == 0
-    with pool(BLOCKS.execute("state")["pool"]) as base:
-        adopted = httpx.get(f"{base}/v2/transcript/{transcript.id}", headers={"authorization": token("research")})
-    assert adopted.json()["text"] == transcript.text
+def test_block_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes' pools, as far as Redis can tell."""
+    with redis_server(appendonly="yes") as server:
+        monkeypatch.setenv("KEYPOOL_STATE", server.url)
+        with pool(BLOCKS.execute("redis")["app"]) as one, pool(BLOCKS.execute("redis")["app"]) as other:
+            made = submit(one)
+            got = httpx.get(f"{other}/v2/transcript/{made.json()['id']}", headers={"authorization": token("research")})
+    assert [made.status_code, got.status_code] == [200, 200]
+    assert "r=9999" in made.headers["ratelimit"]
+    assert "r=9998" in got.headers["ratelimit"]
 
 
 @pytest.fixture
@@ -146,9 +105,9 @@ def fresh_sdk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         assemblyai.Client._default.http_client.close()
 
 
-def at(name: str, base: str) -> str:
+def at(name: str, base: str, blocks: Blocks = BLOCKS) -> str:
     """A caller's block, with the address of the served pool in it."""
-    block = BLOCKS[name]
+    block = blocks[name]
     assert "https://notes.example.com/v1/assemblyai" in block
     return block.replace("https://notes.example.com/v1/assemblyai", base)
 
@@ -191,6 +150,17 @@ def test_block_curl(notes_example_com: str, simulator: Simulator) -> None:
     assert len(simulator.uploads) == 1
 
 
-def test_block_testing() -> None:
-    with Simulator().running() as simulator:
-        BLOCKS.execute("testing")["test_a_team_can_submit_a_job"](simulator)
+def test_block_browser(notes_example_com: str, simulator: Simulator) -> None:
+    """On a page of the reader's own backend, which makes the tokens."""
+    backend = Blocks("docs/streaming.md")["live-token"].replace(
+        "https://notes.example.com/v1/assemblyai", notes_example_com
+    )
+    names: Namespace = {"__name__": "backend"}
+    exec(backend, names)
+    code = BLOCKS["browser"].replace("wss://notes.example.com/v1/assemblyai", notes_example_com.replace("http", "ws"))
+    with Browser() as browser, serve(names["app"]) as own:
+        browser.open(f"{own.url}/live-token")
+        browser.evaluate(f"(async () => {{ {code} globalThis.live = socket; }})()")
+        simulator.wait_until(lambda _: browser.evaluate("globalThis.live?.readyState === WebSocket.OPEN"))
+        browser.evaluate("""(() => { live.send('{"type": "Terminate"}'); return null; })()""")
+        simulator.wait_until(lambda sim: sim.sessions[-1].state == "terminated")

@@ -122,11 +122,19 @@ def test_the_only_key_that_is_refused_in_band(simulator: Simulator, name: str) -
     assert int(fields[b"retry-after"]) >= 1
 
 
-def test_a_refusal_of_unknown_wording_is_believed_if_another_key_then_serves(simulator: Simulator) -> None:
-    simulator.fail(SocketFault.refused(text="Not today"), key=secret("k1"))
+@pytest.mark.parametrize(
+    ("words", "state"), [("This key has seen its day", State.REJECTED), ("keyterms_prompt is not today", State.ACTIVE)]
+)
+def test_a_refusal_of_unknown_wording_is_believed_if_it_is_of_the_key_and_another_one_then_serves(
+    simulator: Simulator, words: str, state: State
+) -> None:
+    simulator.fail(SocketFault.refused(text=words), key=secret("k1"))
     caller, pool = run(play(simulator, "k1", "k2"))
     assert outcome(caller) == SERVED
-    assert states(pool)["k1"] is State.REJECTED
+    assert states(pool)["k1"] is state
+
+
+def test_a_refusal_of_unknown_wording_that_every_key_gets_is_the_callers_to_read(simulator: Simulator) -> None:
     simulator.fail(SocketFault.refused(text="Not today"))
     caller, pool = run(play(simulator, "k1", "k2"))
     assert outcome(caller) == (403, "FORBIDDEN"), "every key is told so: it may be what was asked for"
@@ -265,11 +273,13 @@ class Middle:
         fault: what goes wrong.
         close: code of the close that the caller sees.
         messages: what comes before that, after ``Begin``; None: not looked at.
+        blamed: whether it says that the key is no good any more.
     """
 
     fault: SocketFault
     close: int
     messages: list[str | bytes] | None = None
+    blamed: bool = False
 
 
 WARNING = '{"type": "Warning", "warning_code": 1, "warning": "slow"}'
@@ -277,7 +287,7 @@ ENDS = SocketFault.closed(4321, "done")
 MIDDLES = {
     "error 3005": Middle(SocketFault.errored(), 3005),
     "error 3007": Middle(SocketFault.errored(3007, "Audio Transmission Rate Exceeded"), 3007),
-    "error 1008": Middle(SocketFault.errored(1008, "Unauthorized Connection: Invalid API key"), 1008),
+    "error 1008": Middle(SocketFault.errored(1008, "Unauthorized Connection: Invalid API key"), 1013, blamed=True),
     "close 1000": Middle(SocketFault.closed(1000), 1000, []),
     "close 1011": Middle(SocketFault.closed(1011, "oops"), 1011, []),
     "close 4999": Middle(SocketFault.closed(4999, "x" * 123), 4999, []),
@@ -302,7 +312,7 @@ LIVELY = SessionLimits(closing_seconds=0.3, ping_seconds=0.2)
 
 @pytest.mark.parametrize("name", MIDDLES)
 def test_a_fault_in_the_middle(simulator: Simulator, name: str) -> None:
-    """The caller sees it as it is; nothing is repeated, and no key is blamed for what came after it had served."""
+    """The caller sees it as it is; nothing is repeated, and no key is blamed but for its credential."""
     middle = MIDDLES[name]
     rule = simulator.fail(middle.fault.but(after=1))
 
@@ -322,7 +332,7 @@ def test_a_fault_in_the_middle(simulator: Simulator, name: str) -> None:
     if middle.messages is not None:
         assert caller.messages[1:] == middle.messages
     assert rule.matches == 1
-    assert states(pool) == {"k1": State.ACTIVE, "k2": State.ACTIVE}
+    assert states(pool)["k1"] is (State.REJECTED if middle.blamed else State.ACTIVE)
     assert [(record.keys, record.close_code) for record in pool.records] == [(("k1",), middle.close)]
 
 
