@@ -26,15 +26,28 @@ __all__ = ["CONFIG_VARIABLE", "LOGGING", "DrainOnSignal", "create_app", "listen"
 CONFIG_VARIABLE = "KEYPOOL_CONFIG"
 """Environment variable by which worker processes learn of the configuration file."""
 
+
+class WithoutUrls(logging.Filter):
+    """Drops the lines that uvicorn writes about WebSockets, at INFO and whatever ``access_log`` says: with their URLs.
+
+    A browser's temporary token stands in the query.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record may be written."""
+        return '"WebSocket %s"' not in str(record.msg)
+
+
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
+    "filters": {"without URLs": {"()": WithoutUrls}},
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["without URLs"]}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
-    "loggers": {"keypool_asgi": {"level": "INFO"}, "uvicorn": {"level": "WARNING"}},
+    "loggers": {"keypool_asgi": {"level": "INFO"}, "uvicorn": {"level": "INFO"}},
 }
-"""What is logged, to stderr. Not uvicorn's access log: a browser's temporary token stands in the query."""
+"""What is logged, to stderr. Not uvicorn's access log, which has URLs, too."""
 
 Handler = Callable[[int, FrameType | None], Any]
 

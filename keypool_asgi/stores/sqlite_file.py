@@ -261,7 +261,12 @@ class _Worker:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Bring the file up to date; several processes may be about to do it."""
-        self._check(connection)
+        # In one transaction, so that another process does not finish its tables between two looks of ours.
+        connection.execute("BEGIN")
+        try:
+            self._check(connection)
+        finally:
+            _roll_back(connection)
         if self._into_wal(connection) != "wal":
             raise ConfigurationError(f"state: {self._path} must be on a local disk: SQLite's WAL mode fails there")
         # The WAL file grows with one large transaction or a long reader; this cuts it back afterwards.

@@ -123,6 +123,22 @@ def test_a_session_is_ended_in_order_before_the_server_closes_it(simulator: Simu
     assert [session.state for session in simulator.sessions] == ["terminated"]
 
 
+def test_a_temporary_token_in_a_url_is_not_in_the_log(simulator: Simulator, tmp_path: Path) -> None:
+    need("websockets")
+    from websockets.sync.client import connect
+
+    with serving(configuration(simulator, tmp_path)) as (served, url):
+        minted = httpx.get(f"{url}/v3/token?expires_in_seconds=60", headers=HEADERS).json()["token"]
+        with connect(f"{url.replace('http', 'ws')}/v3/ws?sample_rate=16000&token={minted}") as caller:
+            assert json.loads(caller.recv(10))["type"] == "Begin"
+        with connect(f"{url.replace('http', 'ws')}/v3/ws?sample_rate=16000&token={minted}x") as caller:
+            assert json.loads(caller.recv(10))["code"] == "UNAUTHORIZED"
+        served.process.send_signal(signal.SIGTERM)
+        assert served.end() == 0, served.output
+    assert "streaming.session" in served.output
+    assert minted not in served.output
+
+
 def test_a_second_signal_does_not_wait(simulator: Simulator, tmp_path: Path) -> None:
     simulator.fail(Fault.stalled(), path="/v2/transcript")
     with serving(configuration(simulator, tmp_path, drain_seconds=120)) as (served, url):
