@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-from . import foreign, imports, memory, proc, small, sockets, stores
+from . import foreign, imports, memory, proc, quotas, small, sockets, stores
 from .stats import machine
 
 __all__ = ["main"]
@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, Callable[..., Iterator[str]]] = {
     "http": small.run,
     "sockets": sockets.run,
     "stores": stores.run,
+    "quotas": quotas.run,
     "foreign": foreign.run,
     "import": imports.run,
 }

@@ -23,7 +23,7 @@ from keypool_asgi.testing.contracts import QuotaStoreContract
 
 WORKER = str(Path(__file__).with_name("quota_worker.py"))
 WORKERS = 4
-ROUNDS = 30
+ROUNDS = 200
 
 
 class TestSqliteContract(QuotaStoreContract):
@@ -149,8 +149,8 @@ def stop(workers):
 
 
 def test_racing_processes_never_pass_a_limit(tmp_path):
-    """Four processes, 60 reservations each, for a budget of 100 and for 100 at the same time: exactly 100 each."""
-    workers = [start(tmp_path / "quotas.db", number, 60) for number in range(WORKERS)]
+    """Four processes, 30 reservations each, for a budget of 100 and for 100 at the same time: exactly 100 each."""
+    workers = [start(tmp_path / "quotas.db", number, 30) for number in range(WORKERS)]
     try:
         for round_number in range(ROUNDS):
             for worker in workers:
