@@ -116,7 +116,7 @@ class Auth(Stage):
         headers = scope["headers"]
         if self.allowed_origins is not None and not comes_from(headers, self.allowed_origins):
             raise Forbidden("Web pages of this origin may not open sessions here.")
-        presented = presented_on_socket(headers, scope.get("subprotocols") or (), scope["query_string"])
+        presented = presented_on_socket(headers, scope["subprotocols"], scope["query_string"])
         if isinstance(presented, NoToken):
             raise Unauthorized(presented.sentence + _ON_SOCKETS if presented.absent else presented.sentence)
         exchange.token = presented.token

@@ -141,6 +141,8 @@ class Intercept:
 
     async def _serve(self, location: Location, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = token_hex(8)
+        if scope["type"] == "websocket":
+            scope = {**scope, **_optional(scope)}
         watch = self._watch(scope, receive, send)
         try:
             exchange = self._exchange(request_id, location, scope)
@@ -164,10 +166,10 @@ class Intercept:
     def _watch(self, scope: Scope, receive: Receive, send: Send) -> Watch | SocketWatch:
         if scope["type"] != "websocket":
             return Watch(scope, receive, send, self.discard_bytes)
-        offered = scope.get("subprotocols") or ()
-        form = self.socket_refusals
+        given, form = _optional(scope), self.socket_refusals
+        offered = given["subprotocols"]
         if form == "auto":
-            form = refusal_form(scope["headers"], offered, scope["query_string"])
+            form = refusal_form(scope["headers"], offered, given["query_string"])
         return SocketWatch(scope, receive, send, form=form, subprotocol=chosen_subprotocol(offered))
 
     async def _report(self, record: ExchangeRecord) -> None:
@@ -200,6 +202,11 @@ class Intercept:
             raise BodyTooLarge(f"The request body is larger than the {self.max_body_bytes} bytes that are allowed.")
         base = OwnBase(scope, location.mount, self.public_url)
         return Exchange(request_id, match.operation, match.path, match.ids, framing, base)
+
+
+def _optional(scope: Scope) -> Scope:
+    """What a server may leave out of a WebSocket's scope (ASGI specification, WebSocket connection scope)."""
+    return {"query_string": scope.get("query_string") or b"", "subprotocols": scope.get("subprotocols") or []}
 
 
 def _record(exchange: Exchange, watch: Watch | SocketWatch, started: float, seconds: float) -> ExchangeRecord:

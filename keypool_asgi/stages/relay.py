@@ -101,7 +101,7 @@ class Relay(Stage):
             await self.app(scope, receive, send)
             return
         rules = self.provider.sessions[exchange.operation.service]
-        session = _Session(self, exchange, rules, chosen_subprotocol(scope.get("subprotocols") or ()), send)
+        session = _Session(self, exchange, rules, chosen_subprotocol(scope["subprotocols"]), send)
         try:
             await session.run(self._request(exchange, scope), receive)
         finally:

@@ -11,6 +11,7 @@ from harness import run
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keypool_asgi import KeyPool
 from keypool_asgi.core.close_codes import REASON_BYTES
 from keypool_asgi.stages.socket_watch import SocketWatch
 
@@ -286,3 +287,23 @@ def test_messages_of_extensions_pass() -> None:
     unknown = {"type": "websocket.something.new", "value": 1}
     sent_through(server.watch(), [unknown])
     assert server.sent == [unknown]
+
+
+def test_a_server_may_leave_out_what_is_optional_in_a_scope() -> None:
+    """ASGI specification, WebSocket connection scope: ``query_string`` and ``subprotocols`` among others."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def main() -> None:
+        pool = KeyPool(keys=[], teams={})
+        await pool({"type": "websocket", "path": "/v1/assemblyai/v3/ws", "headers": []}, receive, send)
+        await pool.aclose()
+
+    run(main())
+    assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send", "websocket.close"]
+    assert json.loads(sent[1]["text"])["code"] == "UNAUTHORIZED"
