@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from harness import run
+from harness import run, secret, token
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keypool_asgi import KeyPool
+from keypool_asgi import KeyPool, Team, UpstreamKey
 from keypool_asgi.core.close_codes import REASON_BYTES
 from keypool_asgi.stages.socket_watch import SocketWatch
 
@@ -300,7 +300,7 @@ def test_a_server_may_leave_out_what_is_optional_in_a_scope() -> None:
         sent.append(message)
 
     async def main() -> None:
-        pool = KeyPool(keys=[], teams={})
+        pool = KeyPool(keys=[UpstreamKey("k1", secret("k1"))], teams={token("a"): Team("a")})
         await pool({"type": "websocket", "path": "/v1/assemblyai/v3/ws", "headers": []}, receive, send)
         await pool.aclose()
 
