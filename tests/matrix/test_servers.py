@@ -25,6 +25,7 @@ from keypool_asgi.testing import Fault, Simulator
 PREFIX = "/v1/assemblyai"
 KNOWN = f"Authorization: {TOKEN}"
 MANY = 5_000_000
+DISCARDED = 500_000  # less than ``discard_bytes``
 MORE_THAN_FITS = 64 * 1024 * 1024  # into the buffers of four sockets
 SOON = 2.0
 
@@ -413,7 +414,8 @@ def test_who_asks_before_sending_is_told_to(world: World, tmp_path: Path) -> Non
 
 def test_who_asks_before_sending_is_refused_without(world: World, tmp_path: Path) -> None:
     file = tmp_path / "audio.wav"
-    file.write_bytes(bytes(MANY))
+    # Hypercorn asks for the body by itself, and cuts who is still sending: so much is read and thrown away in time.
+    file.write_bytes(bytes(MANY if world.server != "hypercorn" else DISCARDED))
     status, size, said = curl(world, file=file)
     assert status == 401
     if world.server == "hypercorn":  # sends a 100 before it asks the app
