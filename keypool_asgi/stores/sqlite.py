@@ -15,10 +15,11 @@ from cachetools import TTLCache
 
 from keypool_asgi.core.resources import CURSOR_SECONDS, RETENTION_SECONDS, Page, Ref, Resource
 
-from .resources import BuiltIn, check_retention
+from .resources import check_retention
 from .shelves import Place, span
-from .sqlite_file import SqliteFile, sqlite_path
+from .sqlite_file import SqliteFile
 from .sqlite_schema import SCHEMA
+from .sqlite_store import SqliteStore
 
 __all__ = ["CACHE_SECONDS", "SCHEMA", "SqliteResources"]
 
@@ -61,7 +62,7 @@ _PURGE_FORGOTTEN = """
         SELECT rowid FROM forgotten INDEXED BY forgotten_by_age WHERE since <= ? LIMIT ?)"""
 
 
-class SqliteResources(BuiltIn):
+class SqliteResources(SqliteStore):
     """Owners in a SQLite file.
 
     ``record`` and ``forget`` outlive a power failure once they have returned: an owner that is lost is a workflow that
@@ -98,38 +99,11 @@ class SqliteResources(BuiltIn):
         self.retention = dict(retention)
         self.cursor_seconds = cursor_seconds
         self._clock = clock
-        self._shared = isinstance(file, SqliteFile)
-        self._file = file if isinstance(file, SqliteFile) else SqliteFile(file, SCHEMA)
+        super().__init__(file)
         # Written on the file's thread only, in the order of its work, so that nothing outdated comes back into it.
         self._cache: TTLCache[Ref, tuple[Resource, float]] = TTLCache(_CACHED, cache_seconds, time.monotonic)
         self._lock = threading.Lock()
         self._recordings = 0
-
-    @classmethod
-    def from_url(cls, url: str, **settings: Any) -> SqliteResources:
-        """Make a store of ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db``; settings as for the class.
-
-        Raises:
-            ConfigurationError: the URL is neither.
-        """
-        return cls(sqlite_path(url), **settings)
-
-    def __repr__(self) -> str:
-        return f"<SqliteResources {self._file.path}>"
-
-    async def open(self) -> None:
-        """Open the file now; the first use does it otherwise.
-
-        Raises:
-            ConfigurationError: it is another program's database, or of a newer version of this package.
-            StoreUnavailable: it cannot be used.
-        """
-        await self._file.open()
-
-    async def aclose(self) -> None:
-        """Finish what has begun and close the file; the next use opens it again."""
-        if not self._shared:
-            await self._file.aclose()
 
     async def record(self, resource: Resource) -> None:
         """Remember a resource, unless it is known already."""

@@ -26,9 +26,8 @@ from keypool_asgi.core.usage import (
 )
 
 from .ledger import KEEP_SECONDS, check_keeping
-from .resources import BuiltIn
-from .sqlite_file import SqliteFile, sqlite_path
-from .sqlite_schema import SCHEMA
+from .sqlite_file import SqliteFile
+from .sqlite_store import SqliteStore
 
 __all__ = ["SqliteLedger"]
 
@@ -53,7 +52,7 @@ _CLAIM = """
     WHERE holder = excluded.holder OR expires <= :now"""
 
 
-class SqliteLedger(BuiltIn):
+class SqliteLedger(SqliteStore):
     """The account in a SQLite file.
 
     What ``append`` has kept outlives a power failure once it has returned; all records of one call, and of those that
@@ -78,35 +77,8 @@ class SqliteLedger(BuiltIn):
         check_keeping(keep_seconds)
         self.keep_seconds = keep_seconds
         self._clock = clock
-        self._shared = isinstance(file, SqliteFile)
-        self._file = file if isinstance(file, SqliteFile) else SqliteFile(file, SCHEMA)
+        super().__init__(file)
         self._purged_hour = 0  # of the last time that sums were looked through
-
-    @classmethod
-    def from_url(cls, url: str, **settings: Any) -> SqliteLedger:
-        """Make a ledger of ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db``; settings as for the class.
-
-        Raises:
-            ConfigurationError: the URL is neither.
-        """
-        return cls(sqlite_path(url), **settings)
-
-    def __repr__(self) -> str:
-        return f"<SqliteLedger {self._file.path}>"
-
-    async def open(self) -> None:
-        """Open the file now; the first use does it otherwise.
-
-        Raises:
-            ConfigurationError: it is another program's database, or of a newer version of this package.
-            StoreUnavailable: it cannot be used.
-        """
-        await self._file.open()
-
-    async def aclose(self) -> None:
-        """Finish what has begun and close the file; the next use opens it again."""
-        if not self._shared:
-            await self._file.aclose()
 
     async def append(self, records: Sequence[UsageRecord]) -> Sequence[UsageRecord]:
         """Keep records that are not known yet, all of them or none. Returns those that are kept as they were given."""

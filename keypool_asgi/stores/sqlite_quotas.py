@@ -8,7 +8,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any
 
 from cachetools import LRUCache
 
@@ -16,9 +15,8 @@ from keypool_asgi.core.limits import Charge, Denial, Limit, Slot
 from keypool_asgi.core.reservations import Hold, Level, Levels, idle_at, reserve, settle
 
 from .quotas import check_ttl
-from .resources import BuiltIn
-from .sqlite_file import SqliteFile, sqlite_path
-from .sqlite_schema import SCHEMA
+from .sqlite_file import SqliteFile
+from .sqlite_store import SqliteStore
 
 __all__ = ["SqliteQuotas"]
 
@@ -40,7 +38,7 @@ _PURGE = """
         SELECT subject, name FROM quota_levels INDEXED BY quota_levels_by_age WHERE idle <= ? LIMIT ?)"""
 
 
-class SqliteQuotas(BuiltIn):
+class SqliteQuotas(SqliteStore):
     """Quota in a SQLite file, counted exactly over all processes that use it.
 
     Every verb is one transaction. It outlives the end of the process, but the last ones may be lost when the power
@@ -66,37 +64,10 @@ class SqliteQuotas(BuiltIn):
         check_ttl(permit_ttl_seconds)
         self.permit_ttl_seconds = permit_ttl_seconds
         self._clock = clock
-        self._shared = isinstance(file, SqliteFile)
-        self._file = file if isinstance(file, SqliteFile) else SqliteFile(file, SCHEMA)
+        super().__init__(file)
         # Written on the event loop, when a verb has returned.
         self._seen: LRUCache[Slot, Level] = LRUCache(_SEEN)
         self._reservations = 0
-
-    @classmethod
-    def from_url(cls, url: str, **settings: Any) -> SqliteQuotas:
-        """Make a store of ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db``; settings as for the class.
-
-        Raises:
-            ConfigurationError: the URL is neither.
-        """
-        return cls(sqlite_path(url), **settings)
-
-    def __repr__(self) -> str:
-        return f"<SqliteQuotas {self._file.path}>"
-
-    async def open(self) -> None:
-        """Open the file now; the first use does it otherwise.
-
-        Raises:
-            ConfigurationError: it is another program's database, or of a newer version of this package.
-            StoreUnavailable: it cannot be used.
-        """
-        await self._file.open()
-
-    async def aclose(self) -> None:
-        """Finish what has begun and close the file; the next use opens it again."""
-        if not self._shared:
-            await self._file.aclose()
 
     async def reserve(self, permit_id: str, charges: Sequence[Charge]) -> Denial | None:
         """Hold every charge or none of them. Repeating it while the permit is held changes nothing."""
