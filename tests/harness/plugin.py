@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,8 @@ _unreported: list[str] = []
 
 
 def pytest_sessionstart() -> None:
+    # Where the suite runs in the background of a shell, Ctrl-C is ignored, and processes that tests start inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     root = logging.getLogger()
     root.setLevel(logging.DEBUG)  # what is logged at any level counts
     root.addHandler(_guard)

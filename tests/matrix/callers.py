@@ -27,6 +27,7 @@ def settings_of(simulator: Simulator, **settings: Any) -> dict[str, Any]:
         "keys": [UpstreamKey("k1", secret=secret("k1"), project="project-1", account="account-1")],
         "teams": {TOKEN: Team("team-a")},
         "origins": simulator.origins,
+        "reconcile_seconds": None,  # its errands would stand among the requests that a test has made
         **settings,
     }
 
