@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from keypool_asgi.errors import ConfigurationError
 
 from .limits import WINDOWED_UNITS, Charge, Limit
-from .metering import Metering
+from .metering import Figures, Found, Metering
 from .operations import SOCKET, Operation
 from .prices import NO_PRICES, Prices
+from .rate_fields import RateFields
 
 __all__ = ["NOTHING_METERED", "Estimates", "Plan", "Tariff", "subject_of"]
 
@@ -36,6 +37,9 @@ class Plan:
         session: limits that a session's seconds count against, as charges of one second; those on cost among them.
         settles: units whose figure the answer of this operation has.
         finishes: whether the answer may have the figure of a job that one of the limits counts.
+        wanted: what is looked for in the body of the answer, None for nothing.
+        fixed: whether it is settled as it is held, whatever passes by: nothing but that is to be counted.
+        rate_fields: says how the limits stand.
     """
 
     team: object
@@ -48,6 +52,20 @@ class Plan:
     session: tuple[Charge, ...]
     settles: frozenset[str]
     finishes: bool
+    wanted: Figures | None = field(init=False)
+    fixed: bool = field(init=False)
+    rate_fields: RateFields = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        later = self.job or self.body or self.session or self.settles or self.finishes
+        object.__setattr__(self, "wanted", self._wanted())
+        object.__setattr__(self, "fixed", not later and self.metering.lasts is None)
+        object.__setattr__(self, "rate_fields", RateFields({one.slot: one.limit for one in self.limits}))
+
+    def _wanted(self) -> Figures | None:
+        if self.job and self.metering.begins is not None:
+            return Figures(frozenset({self.metering.begins}), _nothing)
+        return self.metering.figures if self.settles or self.finishes else None
 
 
 class Tariff:
@@ -78,8 +96,18 @@ class Tariff:
                 if unit not in WINDOWED_UNITS or isinstance(amount, bool) or not isinstance(amount, int) or amount < 1:
                     raise ConfigurationError(f"estimates[{row!r}]: {unit!r}: {amount!r} is no estimate")
 
-    def plan(self, team: object, subject: str, limits: Sequence[Limit], operation: Operation) -> Plan:
-        """Make the plan of an operation for whom these limits count."""
+    def plan(
+        self, team: object, subject: str, limits: Sequence[Limit], operation: Operation, *, shared: bool = False
+    ) -> Plan:
+        """Make the plan of an operation for whom these limits count.
+
+        Args:
+            team: whose plan it is.
+            subject: whom its limits count.
+            limits: the limits.
+            operation: what is planned.
+            shared: whether its answer may be about another team's job.
+        """
         name = operation.name
         metering = self.metering.get(name, NOTHING_METERED)
         held: list[Charge] = []
@@ -112,7 +140,7 @@ class Tariff:
             body=tuple(body),
             session=tuple(session),
             settles=settles,
-            finishes=self._finishes(metering, limits),
+            finishes=self._finishes(metering, limits) or (shared and metering.ends is not None),
         )
 
     def _finishes(self, metering: Metering, limits: Iterable[Limit]) -> bool:
@@ -158,3 +186,7 @@ def _is_of_every(limit: Limit, operation: Operation) -> bool:
 
 def _counts(limit: Limit, operation: str) -> bool:
     return limit.operations is None or any(fnmatchcase(operation, pattern) for pattern in limit.operations)
+
+
+def _nothing(_: Found) -> None:
+    return None

@@ -11,14 +11,13 @@ The latter three tell of one limit only: the one of which the smallest share is 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 
-from .limits import Kind
+from .limits import Denial, Kind, Limit, Slot
 from .messages import Headers
-from .reservations import Standing
+from .reservations import Levels, left
 
-__all__ = ["RATE_FIELDS", "rate_fields"]
+__all__ = ["RATE_FIELDS", "RateFields"]
 
 RATE_FIELDS = frozenset(
     {b"ratelimit", b"ratelimit-policy", b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset"}
@@ -35,40 +34,98 @@ _UNITS = {"requests": "", "concurrency": "concurrent-requests", "upload_bytes": 
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 7 * 86400}
 
 
-def rate_fields(standings: Sequence[Standing]) -> Headers:
-    """Return the fields that tell of these limits; none where there are none."""
-    if not standings:
-        return []
-    policy = ", ".join([_policy(*one.limit.spec[:3], one.limit.label) for one in standings])
-    left = ", ".join([_left(one) for one in standings])
-    scarce = min(standings, key=lambda one: one.remaining / one.limit.amount)
+class _Words:
+    """What is always the same in the fields about one limit."""
+
+    __slots__ = ("amount", "left", "limit", "policy", "slot", "windowed")
+
+    def __init__(self, slot: Slot, limit: Limit) -> None:
+        name, quantity = _quoted(limit.label), _UNITS.get(limit.unit, limit.unit.replace("_", "-"))
+        seconds = _SECONDS.get(limit.per or "")
+        policy = f"{name};q={min(limit.amount, _LARGEST)}"
+        policy += f";w={seconds}" if seconds else ""
+        policy += f';qu="{quantity}"' if quantity else ""
+        self.slot = slot
+        self.limit = limit
+        self.windowed = limit.kind is not Kind.HELD
+        self.policy = policy.encode("ascii")
+        self.left = f"{name};r=".encode("ascii")
+        self.amount = (b"x-ratelimit-limit", b"%d" % limit.amount)
+
+
+_Told = tuple[_Words, tuple[int, float]]
+"""A limit, and how many of its units are left and when it is reset."""
+
+
+class RateFields:
+    """Tells of some limits in response fields. All but the numbers is written here once, not for every answer.
+
+    Args:
+        limits: what is told of, in this order.
+    """
+
+    __slots__ = ("_policy", "_words")
+
+    def __init__(self, limits: Mapping[Slot, Limit]) -> None:
+        self._words = [_Words(slot, limit) for slot, limit in limits.items()]
+        self._policy = _policy(self._words)
+
+    def of(self, levels: Levels, now: int) -> Headers:
+        """Return the fields that tell of the limits whose levels are known; none where there are none."""
+        told = self._told(levels, now)
+        if not told:
+            return []
+        return _fields(told, self._policy if len(told) == len(self._words) else _policy(words for words, _ in told))
+
+    def of_denied(self, denial: Denial, levels: Levels, now: int) -> Headers:
+        """Return the same for a refusal, which tells of the limit that was denied, too: less of it is left than asked.
+
+        What another process has used since its level was seen is not known here.
+        """
+        charge = denial.charge
+        told = {words.slot: (words, left) for words, left in self._told(levels, now)}
+        fits = told[charge.slot][1][0] if charge.slot in told else 0
+        fits = max(0, min(fits, charge.amount - 1))
+        told[charge.slot] = (_Words(charge.slot, charge.limit), (fits, denial.retry_after or 0))
+        return _fields(list(told.values()), _policy(words for words, _ in told.values()))
+
+    def _told(self, levels: Levels, now: int) -> list[_Told]:
+        return [
+            (words, left(words.limit, level, now))
+            for words in self._words
+            if (level := levels.get(words.slot)) is not None
+        ]
+
+
+def _fields(told: Sequence[_Told], policy: bytes) -> Headers:
+    scarce, (remaining, reset) = min(told, key=_share)
     fields = [
-        (b"ratelimit-policy", policy.encode("ascii")),
-        (b"ratelimit", left.encode("ascii")),
-        (b"x-ratelimit-limit", b"%d" % scarce.limit.amount),
-        (b"x-ratelimit-remaining", b"%d" % scarce.remaining),
+        (b"ratelimit-policy", policy),
+        (b"ratelimit", b", ".join([_left(*one) for one in told])),
+        scarce.amount,
+        (b"x-ratelimit-remaining", b"%d" % remaining),
     ]
-    if scarce.limit.kind is not Kind.HELD:
-        fields.append((b"x-ratelimit-reset", b"%d" % math.ceil(scarce.reset)))
+    if scarce.windowed:
+        fields.append((b"x-ratelimit-reset", b"%d" % math.ceil(reset)))
     return fields
 
 
-# Of texts and numbers, because these are looked up faster than a limit.
-@lru_cache(maxsize=4096)
-def _policy(unit: str, amount: int, per: str | None, label: str) -> str:
-    quantity = _UNITS.get(unit, unit.replace("_", "-"))
-    seconds = _SECONDS.get(per or "")
-    window = f";w={seconds}" if seconds else ""
-    return f"{_name(label)};q={min(amount, _LARGEST)}{window}" + (f';qu="{quantity}"' if quantity else "")
+def _policy(told: Iterable[_Words]) -> bytes:
+    return b", ".join([words.policy for words in told])
 
 
-def _left(standing: Standing) -> str:
-    reset = "" if standing.limit.kind is Kind.HELD else f";t={math.ceil(standing.reset)}"
-    return f"{_name(standing.limit.label)};r={min(standing.remaining, _LARGEST)}{reset}"
+def _left(words: _Words, left: tuple[int, float]) -> bytes:
+    remaining, reset = left
+    if words.windowed:
+        return b"%b%d;t=%d" % (words.left, min(remaining, _LARGEST), math.ceil(reset))
+    return b"%b%d" % (words.left, min(remaining, _LARGEST))
 
 
-@lru_cache(maxsize=4096)
-def _name(label: str) -> str:
+def _share(told: _Told) -> float:
+    return told[1][0] / told[0].limit.amount
+
+
+def _quoted(label: str) -> str:
     """A limit in words, as a string of a structured field: visible ASCII."""
     text = "".join([letter if " " <= letter <= "~" else "?" for letter in label])
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

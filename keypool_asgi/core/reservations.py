@@ -48,7 +48,19 @@ from dataclasses import dataclass
 
 from .limits import Charge, Denial, Kind, Limit, Slot
 
-__all__ = ["CEILING", "Hold", "Level", "Levels", "Standing", "idle_at", "remaining", "reserve", "settle", "standing"]
+__all__ = [
+    "CEILING",
+    "Hold",
+    "Level",
+    "Levels",
+    "Standing",
+    "idle_at",
+    "left",
+    "remaining",
+    "reserve",
+    "settle",
+    "standing",
+]
 
 CEILING = 2**52
 """No level's value is above this."""
@@ -98,8 +110,7 @@ def settle(level: Level | None, hold: Hold, used: int, now: int) -> Level:
     """End a hold of which ``used`` was really used. 0 releases it."""
     limit, amount, made = hold
     if limit.kind is _HELD:
-        left = level[1] - amount if level else 0
-        return limit, max(0, left), 0
+        return limit, (max(0, level[1] - amount) if level else 0), 0
     if used == amount and level:
         return level
     value, at = _current(limit, level, now)
@@ -145,23 +156,23 @@ class Standing:
 
 def standing(limit: Limit, level: Level | None, now: int) -> Standing:
     """How a limit stands; one whose level is unknown is unused."""
+    return Standing(limit, *left(limit, level, now))
+
+
+def left(limit: Limit, level: Level | None, now: int) -> tuple[int, float]:
+    """Return ``remaining`` and ``reset`` of a ``Standing``, without making one: every answer says them."""
     value, at = _current(limit, level, now)
-    if limit.kind is _HELD:
-        return Standing(limit, max(0, limit.amount - value), 0)
     if limit.kind is _RATE:
         ticks = -(-value // limit.amount)
-        return Standing(limit, max(0, limit.capacity - value) // limit.span, ticks * limit.tick / 10**6)
-    return Standing(limit, max(0, limit.amount - value), (_window_end(limit, at) - now) / 10**6)
+        return max(0, limit.capacity - value) // limit.span, ticks * limit.tick / 10**6
+    reset = 0.0 if limit.kind is _HELD else (_window_end(limit, at) - now) / 10**6
+    return max(0, limit.amount - value), reset
 
 
 def remaining(levels: Levels, charges: Iterable[Charge], unit: str, now: int) -> int | None:
     """How many of ``unit`` all those limits leave at most; None when none of them counts it."""
-    left = [
-        standing(charge.limit, levels.get(charge.slot), now).remaining
-        for charge in charges
-        if charge.limit.unit == unit
-    ]
-    return min(left, default=None)
+    fits = [left(one.limit, levels.get(one.slot), now)[0] for one in charges if one.limit.unit == unit]
+    return min(fits, default=None)
 
 
 def _current(limit: Limit, level: Level | None, now: int) -> tuple[int, int]:

@@ -6,7 +6,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -18,8 +17,7 @@ from keypool_asgi.core.limits import Charge, Denial, quota_exceeded
 from keypool_asgi.core.messages import Headers
 from keypool_asgi.core.metering import readable_codings
 from keypool_asgi.core.operations import Operation
-from keypool_asgi.core.rate_fields import rate_fields
-from keypool_asgi.core.reservations import Standing, remaining, standing
+from keypool_asgi.core.reservations import remaining
 from keypool_asgi.core.teams import Team
 from keypool_asgi.errors import ConfigurationError, QuotaExceeded, Refusal
 from keypool_asgi.exchange import Exchange
@@ -35,7 +33,9 @@ from .ticker import Ticker, renewing
 
 __all__ = ["Quota"]
 
+# Plans that are kept; beyond it they are made anew, which costs less than to remember who was here last.
 _PLANS = 8192
+
 _SETTLED_JOBS = 8192
 
 # How often sessions are looked at.
@@ -101,7 +101,7 @@ class Quota(Stage):
         self.max_token_seconds = max_token_seconds
         self.shared = shared
         self.clock = clock
-        self._plans: LRUCache[tuple[str, str], Plan] = LRUCache(_PLANS)
+        self._plans: dict[tuple[str, str], Plan] = {}
         self._settled: LRUCache[str, None] = LRUCache(_SETTLED_JOBS)
         self._renewing = renewing(quotas, renew_seconds)
         self._sessions: Ticker[SessionQuota] = Ticker(_VISIT_SECONDS, _visit)
@@ -140,14 +140,16 @@ class Quota(Stage):
         self, exchange: Exchange, account: Account, scope: Scope, receive: Receive, send: Send
     ) -> None:
         plan, body = account.plan, None
-        answer = MeteredAnswer(send, plan, lambda: self._fields(plan), self._began(account))
+        answer = MeteredAnswer(send, account, self._fields, self._began)
         try:
             scope = await self._admit_request(exchange, account, scope)
             if plan.body or (plan.metering.body and "cost" in plan.settles):
                 receive = body = CountedBody(receive, account, self.upload_step_bytes)
             await self.app(scope, receive, answer)
         finally:
-            await self._finish(self._end_request(exchange, account, answer, body), waits=not self._in_memory)
+            ending = self._end_request(exchange, account, answer, body)
+            # Memory never waits, so what ends there can neither be cancelled nor needs a task of its own.
+            await (ending if self._in_memory else asyncio.shield(self._keep(ending)))
         if body is not None and body.broken_off and answer.status is None:
             raise self._exceeded(account)
 
@@ -157,16 +159,18 @@ class Quota(Stage):
         Raises:
             QuotaExceeded: it does not fit.
         """
-        plan, charges = account.plan, list(account.plan.held)
+        plan = account.plan
         if plan.metering.lasts is not None:
             return await self._admit_minting(account, scope, plan.metering.lasts.encode())
+        charges: Sequence[Charge] = plan.held
         if plan.body:
             length = exchange.framing.length or 0
-            charges += [Charge(one.subject, one.limit, length) for one in plan.body]
+            charges = [*charges, *(Charge(one.subject, one.limit, length) for one in plan.body)]
             account.parts = Parts(plan.body[0].limit.unit, length)
         await self._admit(account, charges)
-        await self._admit(account, plan.job, account.job)
-        if plan.metering.figures is not None:
+        if plan.job:
+            await self._admit(account, plan.job, account.job)
+        if plan.wanted is not None and plan.metering.figures is not None:
             return {**scope, "headers": readable_codings(scope["headers"])}
         return scope
 
@@ -209,10 +213,16 @@ class Quota(Stage):
     async def _end_request(
         self, exchange: Exchange, account: Account, answer: MeteredAnswer, body: CountedBody | None
     ) -> None:
-        plan, total = account.plan, body.total if body is not None else 0
         if not exchange.reached_upstream:
             await account.release()
-            return
+        elif account.plan.fixed:
+            await account.settle_all({})
+        else:
+            await self._settle_request(exchange, account, answer, body.total if body is not None else 0)
+
+    async def _settle_request(self, exchange: Exchange, account: Account, answer: MeteredAnswer, total: int) -> None:
+        """Settle a request by its answer and the bytes of its body."""
+        plan = account.plan
         if answer.succeeded:
             used = self._used(plan, answer, total)
         else:
@@ -231,14 +241,12 @@ class Quota(Stage):
             figures = {**(figures or {}), plan.metering.body: total}
         return {} if figures is None else self.tariff.used(plan.metering.begun_by or plan.operation, figures, model)
 
-    def _began(self, account: Account) -> Callable[[str], Coroutine[Any, Any, None]]:
-        async def began(job_id: str) -> None:
-            try:
-                await account.hand_over(job_permit(account.plan.operation, job_id), self.job_seconds)
-            except Refusal:
-                return  # the store has logged it; what the job may cost is settled as it was estimated
-
-        return began
+    async def _began(self, account: Account, job_id: str) -> None:
+        """Hold what the job may cost under its own name from now on."""
+        try:
+            await account.hand_over(job_permit(account.plan.operation, job_id), self.job_seconds)
+        except Refusal:
+            return  # the store has logged it; what the job may cost is settled as it was estimated
 
     async def _settle_job(self, exchange: Exchange, plan: Plan, figures: Mapping[str, int]) -> None:
         """Settle a job by its figure, once that is known, whoever asks and however often."""
@@ -268,7 +276,7 @@ class Quota(Stage):
             await self.app(scope, receive, send)
         finally:
             self._sessions.discard(session)
-            await self._finish(self._end_session(exchange, account, session), waits=True)
+            await asyncio.shield(self._keep(self._end_session(exchange, account, session)))
 
     def _first_window(self, plan: Plan) -> int:
         """A window, or the whole of a limit that is smaller."""
@@ -292,13 +300,6 @@ class Quota(Stage):
 
     # Both
 
-    async def _finish(self, work: Coroutine[Any, Any, None], *, waits: bool) -> None:
-        """End what was held, even if this task is cancelled meanwhile. What never waits costs no task."""
-        if waits:
-            await asyncio.shield(self._keep(work))
-        else:
-            await work
-
     def _exceeded(self, account: Account) -> QuotaExceeded:
         denial = account.denial
         if denial is None:
@@ -310,23 +311,17 @@ class Quota(Stage):
         if not self.rate_limit_fields:
             return []
         levels, now = self.quotas.seen(plan.limits), self._now()
-        slots = {one.slot: one.limit for one in plan.limits if one.slot in levels}
-        standings = {slot: standing(limit, levels[slot], now) for slot, limit in slots.items()}
-        if denial is not None:
-            charge = denial.charge
-            left = standings[charge.slot].remaining if charge.slot in standings else 0
-            standings[charge.slot] = Standing(charge.limit, min(left, charge.amount - 1), denial.retry_after or 0)
-        return rate_fields(list(standings.values()))
+        fields = plan.rate_fields
+        return fields.of(levels, now) if denial is None else fields.of_denied(denial, levels, now)
 
     def _plan(self, team: Team, operation: Operation) -> Plan:
-        key = (team.id, operation.name)
-        plan = self._plans.get(key)
+        plan = self._plans.get((team.id, operation.name))
         # A directory may give another team of the same id at any time: its limits have changed then.
         if plan is None or (plan.team is not team and plan.team != team):
-            plan = self.tariff.plan(team, subject_of("team", team.id), team.limits, operation)
-            if self.shared and plan.metering.ends is not None:
-                plan = replace(plan, finishes=True)
-            self._plans[key] = plan
+            plan = self.tariff.plan(team, subject_of("team", team.id), team.limits, operation, shared=self.shared)
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            self._plans[team.id, operation.name] = plan
         return plan
 
     def _now(self) -> int:

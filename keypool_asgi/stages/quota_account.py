@@ -8,7 +8,6 @@ admitted step by step, such as the next half minute of a session.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 
 from keypool_asgi.core.charging import Plan, Tariff
 from keypool_asgi.core.limits import Charge, Denial
@@ -148,16 +147,20 @@ class Account:
         """Settle one permit, if it is open. A store that fails has logged it; the permit then expires by itself."""
         if permit_id in self._open:
             self._forget(permit_id)
-            with suppress(Refusal):
+            try:
                 await self._quotas.settle(permit_id, used)
+            except Refusal:
+                return
 
     async def release(self) -> None:
         """End every permit as if nothing had been used."""
         while self._open:
             permit_id = self._open[-1]
             self._forget(permit_id)
-            with suppress(Refusal):
+            try:
                 await self._quotas.release(permit_id)
+            except Refusal:
+                continue  # logged, and it expires by itself
 
     async def settle_all(self, used: Mapping[str, int], total: int = 0) -> None:
         """End every permit by what was used.
@@ -166,14 +169,15 @@ class Account:
             used: by the exchange's own permit, beside its part.
             total: how much was used of what was admitted in parts.
         """
-        for number, share in self.parts.shares(total) if self.parts is not None else ():
-            if number > 1:
-                await self.settle(self._part(number), self._of_part(share))
-            else:
-                used = self._with_part(used, share)
+        if self.parts is not None:
+            for number, share in self.parts.shares(total):
+                if number > 1:
+                    await self.settle(self._part(number), self._of_part(share))
+                else:
+                    used = self._with_part(used, share)
         await self.settle(self.permit_id, used)
-        for permit_id in list(self._open):
-            await self.settle(permit_id, {})
+        while self._open:
+            await self.settle(self._open[0], {})
 
     def _with_part(self, used: Mapping[str, int], share: int) -> dict[str, int]:
         part = self._of_part(share)

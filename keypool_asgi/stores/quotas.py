@@ -111,7 +111,7 @@ class MemoryQuotas(BuiltIn):
     def seen(self, charges: Sequence[Charge]) -> Levels:
         """Return the same, as it was when the last permit began or ended."""
         levels = self._levels
-        return {charge.slot: levels[charge.slot] for charge in charges if charge.slot in levels}
+        return {slot: level for charge in charges if (level := levels.get(slot := charge.slot)) is not None}
 
     def _now(self) -> int:
         """Microseconds now, once everything that has expired by now is gone."""
