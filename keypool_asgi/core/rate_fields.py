@@ -11,7 +11,7 @@ The latter three tell of one limit only: the one of which the smallest share is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from .limits import Denial, Kind, Limit, Slot
 from .messages import Headers
@@ -37,7 +37,7 @@ _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 7 * 8
 class _Words:
     """What is always the same in the fields about one limit."""
 
-    __slots__ = ("amount", "left", "limit", "policy", "slot", "windowed")
+    __slots__ = ("amount", "fits", "form", "limit", "policy", "slot", "windowed")
 
     def __init__(self, slot: Slot, limit: Limit) -> None:
         name, quantity = _quoted(limit.label), _UNITS.get(limit.unit, limit.unit.replace("_", "-"))
@@ -47,14 +47,16 @@ class _Words:
         policy += f';qu="{quantity}"' if quantity else ""
         self.slot = slot
         self.limit = limit
+        self.fits = limit.amount <= _LARGEST
         self.windowed = limit.kind is not Kind.HELD
         self.policy = policy.encode("ascii")
-        self.left = f"{name};r=".encode("ascii")
+        form = name.replace("%", "%%") + (";r=%d;t=%d" if self.windowed else ";r=%d")
+        self.form = form.encode("ascii")
         self.amount = (b"x-ratelimit-limit", b"%d" % limit.amount)
 
 
-_Told = tuple[_Words, tuple[int, float]]
-"""A limit, and how many of its units are left and when it is reset."""
+_Told = tuple[_Words, int, float]
+"""A limit, how many of its units are left, and in how many seconds it is reset."""
 
 
 class RateFields:
@@ -64,18 +66,18 @@ class RateFields:
         limits: what is told of, in this order.
     """
 
-    __slots__ = ("_policy", "_words")
+    __slots__ = ("_form", "_policy", "_words")
 
     def __init__(self, limits: Mapping[Slot, Limit]) -> None:
         self._words = [_Words(slot, limit) for slot, limit in limits.items()]
-        self._policy = _policy(self._words)
+        self._policy, self._form = _joined(self._words)
 
     def of(self, levels: Levels, now: int) -> Headers:
         """Return the fields that tell of the limits whose levels are known; none where there are none."""
         told = self._told(levels, now)
-        if not told:
-            return []
-        return _fields(told, self._policy if len(told) == len(self._words) else _policy(words for words, _ in told))
+        if len(told) == len(self._words):
+            return _fields(told, self._policy, self._form) if told else []
+        return _fields(told, *_joined([one[0] for one in told])) if told else []
 
     def of_denied(self, denial: Denial, levels: Levels, now: int) -> Headers:
         """Return the same for a refusal, which tells of the limit that was denied, too: less of it is left than asked.
@@ -83,46 +85,48 @@ class RateFields:
         What another process has used since its level was seen is not known here.
         """
         charge = denial.charge
-        told = {words.slot: (words, left) for words, left in self._told(levels, now)}
-        fits = told[charge.slot][1][0] if charge.slot in told else 0
+        told = {one[0].slot: one for one in self._told(levels, now)}
+        fits = told[charge.slot][1] if charge.slot in told else 0
         fits = max(0, min(fits, charge.amount - 1))
-        told[charge.slot] = (_Words(charge.slot, charge.limit), (fits, denial.retry_after or 0))
-        return _fields(list(told.values()), _policy(words for words, _ in told.values()))
+        told[charge.slot] = (_Words(charge.slot, charge.limit), fits, denial.retry_after or 0)
+        return _fields(list(told.values()), *_joined([one[0] for one in told.values()]))
 
     def _told(self, levels: Levels, now: int) -> list[_Told]:
-        return [
-            (words, left(words.limit, level, now))
-            for words in self._words
-            if (level := levels.get(words.slot)) is not None
-        ]
+        told = []
+        for words in self._words:
+            level = levels.get(words.slot)
+            if level is not None:
+                remaining, reset = left(words.limit, level, now)
+                told.append((words, remaining, reset))
+        return told
 
 
-def _fields(told: Sequence[_Told], policy: bytes) -> Headers:
-    scarce, (remaining, reset) = min(told, key=_share)
+def _fields(told: Sequence[_Told], policy: bytes, form: bytes) -> Headers:
+    numbers: list[int] = []
+    scarce, least = told[0], math.inf
+    for one in told:
+        words, remaining, reset = one
+        numbers.append(remaining if words.fits else min(remaining, _LARGEST))
+        if words.windowed:
+            numbers.append(math.ceil(reset))
+        share = remaining / words.limit.amount
+        if share < least:
+            scarce, least = one, share
+    words, remaining, reset = scarce
     fields = [
         (b"ratelimit-policy", policy),
-        (b"ratelimit", b", ".join([_left(*one) for one in told])),
-        scarce.amount,
+        (b"ratelimit", form % tuple(numbers)),
+        words.amount,
         (b"x-ratelimit-remaining", b"%d" % remaining),
     ]
-    if scarce.windowed:
+    if words.windowed:
         fields.append((b"x-ratelimit-reset", b"%d" % math.ceil(reset)))
     return fields
 
 
-def _policy(told: Iterable[_Words]) -> bytes:
-    return b", ".join([words.policy for words in told])
-
-
-def _left(words: _Words, left: tuple[int, float]) -> bytes:
-    remaining, reset = left
-    if words.windowed:
-        return b"%b%d;t=%d" % (words.left, min(remaining, _LARGEST), math.ceil(reset))
-    return b"%b%d" % (words.left, min(remaining, _LARGEST))
-
-
-def _share(told: _Told) -> float:
-    return told[1][0] / told[0].limit.amount
+def _joined(words: Sequence[_Words]) -> tuple[bytes, bytes]:
+    """The policies of some limits, and the form that takes their numbers."""
+    return b", ".join([one.policy for one in words]), b", ".join([one.form for one in words])
 
 
 def _quoted(label: str) -> str:

@@ -110,7 +110,7 @@ def settle(level: Level | None, hold: Hold, used: int, now: int) -> Level:
     """End a hold of which ``used`` was really used. 0 releases it."""
     limit, amount, made = hold
     if limit.kind is _HELD:
-        return limit, (max(0, level[1] - amount) if level else 0), 0
+        return limit, (level[1] - amount if level and level[1] > amount else 0), 0
     if used == amount and level:
         return level
     value, at = _current(limit, level, now)
@@ -164,9 +164,10 @@ def left(limit: Limit, level: Level | None, now: int) -> tuple[int, float]:
     value, at = _current(limit, level, now)
     if limit.kind is _RATE:
         ticks = -(-value // limit.amount)
-        return max(0, limit.capacity - value) // limit.span, ticks * limit.tick / 10**6
-    reset = 0.0 if limit.kind is _HELD else (_window_end(limit, at) - now) / 10**6
-    return max(0, limit.amount - value), reset
+        fits = (limit.capacity - value) // limit.span if value < limit.capacity else 0
+        return fits, ticks * limit.tick / 10**6
+    fits = limit.amount - value if value < limit.amount else 0
+    return fits, 0.0 if limit.kind is _HELD else (_window_end(limit, at) - now) / 10**6
 
 
 def remaining(levels: Levels, charges: Iterable[Charge], unit: str, now: int) -> int | None:
@@ -186,8 +187,8 @@ def _current(limit: Limit, level: Level | None, now: int) -> tuple[int, int]:
             return 0, tick
         _, value, at = level
         if tick >= at:
-            value -= limit.amount * (tick - at)
-            return (max(0, value)), tick
+            drained = limit.amount * (tick - at)
+            return (value - drained if value > drained else 0), tick
         return value, (tick if at - tick > limit.span else at)
     start, end = limit.calendar.window(now)  # type: ignore[union-attr]  # a budget has one
     if level is None or start > level[2]:

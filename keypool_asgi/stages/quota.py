@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -25,7 +25,7 @@ from keypool_asgi.ports import QuotaKeeper
 from keypool_asgi.stores.quotas import MemoryQuotas
 
 from .quota_account import Account, Parts, job_permit
-from .quota_answer import MeteredAnswer
+from .quota_answer import MeteredAnswer, ToldAnswer
 from .quota_body import CountedBody
 from .quota_session import SessionQuota
 from .stage import Stage
@@ -117,6 +117,8 @@ class Quota(Stage):
         account = Account(self.quotas, self.tariff, plan, exchange.request_id, self._renewing)
         if scope["type"] == "websocket":
             await self._serve_session(exchange, account, scope, receive, send)
+        elif plan.fixed:
+            await self._serve_fixed(exchange, account, scope, receive, send)
         else:
             await self._serve_request(exchange, account, scope, receive, send)
 
@@ -136,6 +138,17 @@ class Quota(Stage):
 
     # HTTP
 
+    async def _serve_fixed(
+        self, exchange: Exchange, account: Account, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Serve a request that costs what is held of it, whatever its answer says."""
+        plan = account.plan
+        try:
+            await self._admit(account, plan.held)
+            await self.app(scope, receive, ToldAnswer(send, plan, self._fields))
+        finally:
+            await self._end(account.settle_all({}) if exchange.reached_upstream else account.release())
+
     async def _serve_request(
         self, exchange: Exchange, account: Account, scope: Scope, receive: Receive, send: Send
     ) -> None:
@@ -147,9 +160,7 @@ class Quota(Stage):
                 receive = body = CountedBody(receive, account, self.upload_step_bytes)
             await self.app(scope, receive, answer)
         finally:
-            ending = self._end_request(exchange, account, answer, body)
-            # Memory never waits, so what ends there can neither be cancelled nor needs a task of its own.
-            await (ending if self._in_memory else asyncio.shield(self._keep(ending)))
+            await self._end(self._end_request(exchange, account, answer, body))
         if body is not None and body.broken_off and answer.status is None:
             raise self._exceeded(account)
 
@@ -215,14 +226,8 @@ class Quota(Stage):
     ) -> None:
         if not exchange.reached_upstream:
             await account.release()
-        elif account.plan.fixed:
-            await account.settle_all({})
-        else:
-            await self._settle_request(exchange, account, answer, body.total if body is not None else 0)
-
-    async def _settle_request(self, exchange: Exchange, account: Account, answer: MeteredAnswer, total: int) -> None:
-        """Settle a request by its answer and the bytes of its body."""
-        plan = account.plan
+            return
+        plan, total = account.plan, body.total if body is not None else 0
         if answer.succeeded:
             used = self._used(plan, answer, total)
         else:
@@ -276,7 +281,7 @@ class Quota(Stage):
             await self.app(scope, receive, send)
         finally:
             self._sessions.discard(session)
-            await asyncio.shield(self._keep(self._end_session(exchange, account, session)))
+            await self._shielded(self._end_session(exchange, account, session))
 
     def _first_window(self, plan: Plan) -> int:
         """A window, or the whole of a limit that is smaller."""
@@ -299,6 +304,13 @@ class Quota(Stage):
         await account.settle_all(used, session.used())
 
     # Both
+
+    def _end(self, work: Coroutine[Any, Any, None]) -> Awaitable[None]:
+        """End what was held, even if this task is cancelled meanwhile. What never waits costs no task."""
+        return work if self._in_memory else self._shielded(work)
+
+    def _shielded(self, work: Coroutine[Any, Any, None]) -> Awaitable[None]:
+        return asyncio.shield(self._keep(work))
 
     def _exceeded(self, account: Account) -> QuotaExceeded:
         denial = account.denial
