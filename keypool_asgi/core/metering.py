@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .messages import Headers
 
@@ -78,13 +79,38 @@ class Metering:
 # gone through once.
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 _FLAT = rb'(?:[^"{}\[\]]++|' + _STRING + rb")*+"
-_RUN = re.compile(rb'(?:[^"{}\[\]]++|' + _STRING + rb"|\{" + _FLAT + rb"\}|\[" + _FLAT + rb"\])*+", re.DOTALL)
+_RUN = rb'(?:[^"{}\[\]]++|' + _STRING + rb"|\{" + _FLAT + rb"\}|\[" + _FLAT + rb"\])*+"
+_SCALAR = rb"-?\d[\d.eE+-]{0,40}+(?=[\s,}\]])|(?:true|false|null)(?=[\s,}\]])"
+
+# A short text, mostly without escapes; a name and what follows it; a member whose value is mostly read with it.
+_SHORT = rb'"([^"\\]{0,%d}+(?=")|(?:[^"\\]|\\.){0,%d})"' % (_LONGEST, _LONGEST)
+_MEMBER = re.compile(_SHORT + rb"\s*+:\s*+(?:" + _SHORT + rb"|(" + _SCALAR + rb")|(?=\S))", re.DOTALL)
+
+# A member that does not matter, as most are: its name without escapes, then its value, not too deep.
+_PASSED = rb'"[^"\\]{0,%d}+"\s*+:\s*+(?:' % _LONGEST + _STRING + rb"|" + _SCALAR + rb"|[{\[]" + _RUN + rb"[}\]])"
+
+_OUTSIDE = re.compile(rb"[^{]*+")
+_SKIPPED = re.compile(_RUN, re.DOTALL)
 _REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
-_KEY = re.compile(rb'[\s,]*+"((?:[^"\\]|\\.){0,%d})"\s*+:\s*+(?=\S)' % _LONGEST, re.DOTALL)
-_TEXT = re.compile(rb'"((?:[^"\\]|\\.){0,%d})"' % _LONGEST, re.DOTALL)
-_SCALAR = re.compile(rb"(-?\d[\d.eE+-]{0,40}|true|false|null)(?=[\s,}\]])")
-_SPACE = re.compile(rb"[\s,]*+")
 _CONSTANTS = {b"true": True, b"false": False, b"null": None}
+
+
+@lru_cache(maxsize=256)
+def _passed_in(path: str, members: frozenset[str]) -> re.Pattern[bytes]:
+    """What matches the members of the object at this path that do not matter, up to the first that may.
+
+    The scanner would come to the same without it, member by member.
+    """
+    inside = f"{path}." if path else ""
+    paths = members | _above(members)
+    names = [re.escape(one.removeprefix(inside).encode()) for one in sorted(paths) if one.startswith(inside)]
+    return re.compile(rb'(?:[\s,]*+(?!"(?:' + rb"|".join(names) + rb')")' + _PASSED + rb")*+[\s,]*+", re.DOTALL)
+
+
+@lru_cache(maxsize=256)
+def _above(members: frozenset[str]) -> frozenset[str]:
+    """Paths of the objects in which members are."""
+    return frozenset(path.rpartition(".")[0] for path in members) - {""}
 
 
 class Scanner:
@@ -103,7 +129,7 @@ class Scanner:
     def __init__(self, members: Iterable[str]) -> None:
         self.found: dict[str, int | float | str | bool | None] = {}
         self._wanted = frozenset(members)
-        self._above = {path.rpartition(".")[0] for path in self._wanted} - {""}
+        self._passed = _OUTSIDE  # what does not matter where it stands
         self._path: list[str] = []  # names of the objects that are open, of those that matter
         self._open = False
         self._skipping = 0  # brackets that are open within what does not matter
@@ -116,93 +142,102 @@ class Scanner:
         if self._over:
             return
         data, self._tail = self._tail + data, b""
-        at = 0
+        at = self._pass(data, 0)
         while at < len(data):
             following = self._step(data, at)
             if following < 0:
                 self._tail = data[at:]
                 self._over = len(self._tail) > 2 * _LONGEST + 100
                 return
-            at = following
+            at = self._pass(data, following)
+
+    def _pass(self, data: bytes, at: int) -> int:
+        return self._passed.match(data, at).end()  # type: ignore[union-attr]  # it matches nothing, too
 
     def _step(self, data: bytes, at: int) -> int:
-        """Go on from ``at``. Returns where to, or -1 when more is needed to tell."""
+        """Read what stands at ``at``. Returns where that ends, or -1 when more is needed to tell."""
         if self._in_string:
             return self._end_string(data, at)
         if self._skipping:
-            return self._skip(data, at)
-        if self._open:
-            return self._member(data, at)
-        begin = data.find(b"{", at)
-        self._open = begin >= 0
-        return begin + 1 if self._open else len(data)
+            return self._bracket(data, at)
+        if not self._open:
+            self._open = True
+            self._look()
+            return at + 1
+        if data.startswith(b"}", at):
+            return self._end_object(at)
+        return self._member(data, at)
+
+    def _look(self) -> None:
+        """Look for the next member of the object that is open now."""
+        self._passed = _passed_in(".".join(self._path), self._wanted)
 
     def _end_string(self, data: bytes, at: int) -> int:
-        end = _REST_OF_STRING.match(data, at).end()  # type: ignore[union-attr]  # it matches nothing, too
-        if end == len(data):
-            return end
-        if data[end : end + 1] == b"\\":
-            return -1 if end + 1 == len(data) and end == at else end
+        if data.startswith(b"\\", at):
+            return -1  # what it escapes is in the next piece
         self._in_string = False
-        return end + 1
-
-    def _skip(self, data: bytes, at: int) -> int:
-        end = _RUN.match(data, at).end()  # type: ignore[union-attr]  # it matches nothing, too
-        if end == len(data):
-            return end
-        bracket = data[end : end + 1]
-        if bracket == b'"':
-            self._in_string = True
+        if self._skipping:
+            self._passed = _SKIPPED
         else:
-            self._skipping += 1 if bracket in b"{[" else -1
-        return end + 1
+            self._look()
+        return at + 1
+
+    def _bracket(self, data: bytes, at: int) -> int:
+        bracket = data[at : at + 1]
+        if bracket == b'"':
+            self._begin_string()
+        elif bracket in b"{[":
+            self._skipping += 1
+        else:
+            self._skipping -= 1
+            if not self._skipping:
+                self._look()
+        return at + 1
+
+    def _begin_string(self) -> None:
+        self._in_string = True
+        self._passed = _REST_OF_STRING
+
+    def _end_object(self, at: int) -> int:
+        if self._path:
+            self._path.pop()
+            self._look()
+        else:
+            self._open = False
+            self._passed = _OUTSIDE
+        return at + 1
 
     def _member(self, data: bytes, at: int) -> int:
-        """Read one member of an object that matters, or its end."""
-        begin = _SPACE.match(data, at).end()  # type: ignore[union-attr]  # it matches nothing, too
-        if begin == len(data):
-            return begin
-        if data[begin : begin + 1] == b"}":
-            if self._path:
-                self._path.pop()
-            else:
-                self._open = False
-            return begin + 1
-        key = _KEY.match(data, begin)
-        if key is None:
+        member = _MEMBER.match(data, at)
+        if member is None:
             return -1
-        return self._value(data, key.end(), ".".join([*self._path, key[1].decode("utf-8", "replace")]))
+        name, text, scalar = member.groups()
+        path = ".".join([*self._path, name.decode("utf-8", "replace")])
+        if text is None and scalar is None:
+            return self._long_value(data, member.end(), path)
+        if path in self._wanted:
+            self.found[path] = _scalar(scalar) if text is None else text.decode("utf-8", "replace")
+        return member.end()
 
-    def _value(self, data: bytes, at: int, path: str) -> int:
+    def _long_value(self, data: bytes, at: int, path: str) -> int:
+        """Begin to read a value that is not short, or has not come as a whole."""
         first = data[at : at + 1]
-        if first == b"{" and path in self._above:
-            self._path.append(path.rpartition(".")[2])
-            return at + 1
-        if first in b"{[":
-            self._skipping = 1
-            return at + 1
         if first == b'"':
-            return self._text(data, at, path)
-        scalar = _SCALAR.match(data, at)
-        if scalar is None:
-            return -1
-        if path in self._wanted:
-            self.found[path] = _number(scalar[1])
-        return scalar.end()
-
-    def _text(self, data: bytes, at: int, path: str) -> int:
-        if path in self._wanted:
-            text = _TEXT.match(data, at)
-            if text is not None:
-                self.found[path] = text[1].decode("utf-8", "replace")
-                return text.end()
-            if len(data) - at < 2 * _LONGEST:
+            if path in self._wanted and len(data) - at < 2 * _LONGEST:
                 return -1
-        self._in_string = True
+            self._begin_string()
+        elif first == b"{" and path in _above(self._wanted):
+            self._path.append(path.rpartition(".")[2])
+            self._look()
+        elif first in b"{[":
+            self._skipping = 1
+            self._passed = _SKIPPED
+        else:
+            return -1
         return at + 1
 
 
-def _number(text: bytes) -> int | float | bool | None:
+def _scalar(text: bytes) -> int | float | bool | None:
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     try:

@@ -74,6 +74,24 @@ def test_anything_may_come(data, size):
         assert value is None or isinstance(value, int | float | str | bool)
 
 
+TOKENS = r'{ } [ ] : , " \ \" "status" "usage" "total_tokens" "usage":{ "x" "y\n" 1 -2.5e3 null fals NaN data:'
+WHOLE = r'"status":"completed", "audio_duration":12, "q":null, "z":{"k":"v"}, "w":[{"a":"}"},{"b":[[]]}], {"v":[}'
+LENGTHS = [pattern % ("k" * length) for pattern in ('"%s":1,', '"status":"%s",') for length in (200, 201)]
+FRAGMENTS = [*TOKENS.split(), *WHOLE.split(), *LENGTHS, " ", "1" * 45]
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join))
+@example('"usage":{"a":{},"total_tokens":3,"b":[]},"status":null}')
+def test_members_that_are_passed_over_together_are_as_those_that_are_read(members):
+    """A byte at a time, none is there as a whole, so that each is read, whether it matters or not."""
+    together, each = Scanner(MEMBERS), Scanner(MEMBERS)
+    data = b"{" + members.encode()
+    together.feed(data)
+    for at in range(len(data)):
+        each.feed(data[at : at + 1])
+    assert together.found == each.found
+
+
 @pytest.mark.parametrize("size", [1, 97, 65_536])
 def test_memory_is_one_short_token(size):
     """Texts, names and lists of any length pass by."""
