@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -37,6 +37,8 @@ class Price:
         return -(-amount * self.micros // self.per)
 
 
+_Row = tuple[str | None, Mapping[str, Price]]
+
 PriceTable = Mapping[str, Mapping[str, Price]]
 """Name or glob of operations, and after an ``@`` of models, to unit to price."""
 
@@ -66,6 +68,7 @@ class Prices:
             _check(row, prices)
             operations, at, models = row.partition("@")
             self._rows.append((operations, models if at else None, dict(prices)))
+        self._rows_of: dict[str, Sequence[_Row]] = {}
 
     def cost(self, operation: str, used: Mapping[str, int], model: str | None = None) -> int:
         """What an operation costs that has used this by unit, in millionths. An unknown model is None."""
@@ -77,14 +80,20 @@ class Prices:
         return any(not units.isdisjoint(prices) for prices in self._fitting(operation, None))
 
     def _fitting(self, operation: str, model: str | None) -> Iterable[Mapping[str, Price]]:
-        for operations, models, prices in self._rows:
-            if not fnmatchcase(operation, operations):
-                continue
+        for models, prices in self._priced(operation):
             if models is None or (model is not None and fnmatchcase(model, models)):
                 yield prices
                 return
             if model is None:
                 yield prices
+
+    def _priced(self, operation: str) -> Sequence[_Row]:
+        """Rows of an operation; of its name alone, so they are looked for once."""
+        rows = self._rows_of.get(operation)
+        if rows is None:
+            rows = [(models, prices) for operations, models, prices in self._rows if fnmatchcase(operation, operations)]
+            self._rows_of[operation] = rows
+        return rows
 
 
 def _check(row: str, prices: Mapping[str, Price]) -> None:

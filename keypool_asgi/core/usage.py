@@ -21,13 +21,16 @@ __all__ = [
     "DIMENSIONS",
     "HOUR",
     "REMEMBERED_SECONDS",
+    "Group",
     "Place",
     "Selection",
     "Slice",
     "UsageRecord",
     "UsageSum",
+    "amounts_of",
     "check_dimensions",
     "correction_of",
+    "group_of",
     "picked",
     "record_of",
     "session_used",
@@ -190,12 +193,30 @@ class Slice(NamedTuple):
         return str(getattr(self, dimension))
 
 
-def slices(record: UsageRecord) -> dict[Slice, int]:
-    """Return what a record adds to the sums. Bytes are summed too, as ``request_bytes`` and ``response_bytes``."""
+Group = tuple[int, str, str, str, str, str]
+"""A slice without its unit: all that one record adds to."""
+
+
+def group_of(record: UsageRecord) -> Group:
+    """Return the hour and the names that a record counts for."""
     hour = int(record.ended // HOUR) * HOUR
-    names = (record.team, record.operation, record.key or "", record.account or "", record.project or "")
-    amounts = {**record.used, "request_bytes": record.request_bytes, "response_bytes": record.response_bytes}
-    return {Slice(hour, *names, unit): amount for unit, amount in amounts.items() if amount}
+    return hour, record.team, record.operation, record.key or "", record.account or "", record.project or ""
+
+
+def amounts_of(record: UsageRecord) -> dict[str, int]:
+    """Return what a record adds to the sums, by unit. Bytes are summed too, by the names of their attributes."""
+    amounts = {unit: amount for unit, amount in record.used.items() if amount}
+    if record.request_bytes:
+        amounts["request_bytes"] = record.request_bytes
+    if record.response_bytes:
+        amounts["response_bytes"] = record.response_bytes
+    return amounts
+
+
+def slices(record: UsageRecord) -> dict[Slice, int]:
+    """Return what a record adds to the sums, by slice."""
+    group = group_of(record)
+    return {Slice(*group, unit): amount for unit, amount in amounts_of(record).items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 from keypool_asgi.asgi import ASGIApp, Message, Receive, Scope, Send
@@ -69,6 +69,7 @@ class Accounting(Stage):
         self.shared = shared
         self.on_use = on_use
         self.clock = clock
+        self._wanted = {name: _looked_for(metering) for name, metering in tariff.metering.items()}
         self._parting: set[asyncio.Task[None]] = set()
 
     async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,39 +89,47 @@ class Accounting(Stage):
     # HTTP
 
     async def _serve_request(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        metering = self.tariff.metering.get(exchange.operation.name, NOTHING_METERED)
-        doomed = await self._doomed(exchange) if exchange.operation.deletes else None
-        wanted = metering.figures
+        operation = exchange.operation
+        metering = self.tariff.metering.get(operation.name, NOTHING_METERED)
+        doomed = await self._doomed(exchange) if operation.deletes else None
+        wanted = self._wanted.get(operation.name)
         if doomed is not None:
             wanted = self.desk.kinds[doomed.ref.kind].metering.figures
-        elif metering.begins is not None:
-            wanted = Figures(frozenset({metering.begins}), _nothing)
+        elif metering.ends is not None and self._knows_polled(metering, exchange):
+            wanted = None
         entry = _Entry(exchange, receive, send, metering=metering, wanted=wanted, started=self.clock())
         if exchange.framing.chunked or exchange.framing.length:
             receive = entry.receive
         try:
             await self.app(scope, receive, entry.send)
         finally:
+            succeeded = entry.succeeded
             if exchange.reached_upstream:
-                self._enter_request(entry, exchange)
+                self._enter_request(entry, exchange, succeeded=succeeded)
             # Also for a caller that has left: upstream has done it all the same.
-            if entry.succeeded and doomed is not None:
+            if succeeded and doomed is not None:
                 await self._bury(doomed, entry, exchange.request_id)
-            elif entry.succeeded and metering.ends is not None:
+            elif succeeded and wanted is not None and metering.ends is not None:
                 await self._settle_polled(entry, exchange)
 
-    def _enter_request(self, entry: _Entry, exchange: Exchange) -> None:
+    def _knows_polled(self, metering: Metering, exchange: Exchange) -> bool:
+        """Whether the job that is asked about is known to be settled: the answer has nothing new then."""
+        job_id = exchange.ids.get(metering.ends or "")
+        return job_id is not None and self.books.knows(job_permit(metering.begun_by, job_id))
+
+    def _enter_request(self, entry: _Entry, exchange: Exchange, *, succeeded: bool) -> None:
         metering, used, estimated = entry.metering, {"requests": 1}, False
-        job = None
-        if entry.succeeded or entry.status is None:
+        record_id = exchange.request_id
+        if succeeded or entry.status is None:
             if metering.body is not None:
                 used[metering.body] = entry.request_bytes
             if metering.begins is not None:
                 job = entry.found.get(metering.begins)
                 estimated = True  # what the job uses is still to come
+                if isinstance(job, str):
+                    record_id = job_permit(exchange.operation.name, job)
             elif metering.ends is None:
                 estimated = self._add_figures(used, entry, exchange.operation.name)
-        record_id = job_permit(exchange.operation.name, job) if isinstance(job, str) else exchange.request_id
         self._add(exchange, entry, record_id, used, estimated=estimated or entry.status is None)
 
     def _add_figures(self, used: dict[str, int], entry: _Entry, operation: str) -> bool:
@@ -140,9 +149,11 @@ class Accounting(Stage):
 
     async def _settle_polled(self, entry: _Entry, exchange: Exchange) -> None:
         """Settle the job that was asked about, if the answer says that it is done. The quota stage ends its permit."""
-        kind, job_id = self._job_named(exchange)
         figures, model = entry.figures()
-        if kind is None or figures is None or self.books.knows(job_permit(entry.metering.begun_by, job_id)):
+        if figures is None or self._knows_polled(entry.metering, exchange):
+            return
+        kind, job_id = self._job_named(exchange)
+        if kind is None:
             return
         job = await self._owned(exchange, Ref(kind, job_id))
         if job is not None:
@@ -336,8 +347,8 @@ class _Entry:
             self.close_code = message.get("code", 1005)
         return message
 
-    async def send(self, message: Message) -> None:
-        """Pass a message on."""
+    def send(self, message: Message) -> Awaitable[None]:
+        """Note what a message says, and pass it on: what is awaited is the next one's own ``send``."""
         kind = message["type"]
         if kind == "http.response.body":
             data = message.get("body", b"")
@@ -355,7 +366,7 @@ class _Entry:
             self.close_code = message.get("code", 1000)
         elif kind == "websocket.http.response.start":
             self.status = message["status"]
-        await self._send(message)
+        return self._send(message)
 
     def _start(self, message: Message) -> None:
         self.status = message["status"]
@@ -366,6 +377,11 @@ class _Entry:
         if self.metering.field is not None:
             named = (value.decode("latin-1") for name, value in message["headers"] if name == self.metering.field)
             self._field = next(named, None)
+
+
+def _looked_for(metering: Metering) -> Figures | None:
+    """What a request's answer is searched for: the job that it begins, or what was used."""
+    return metering.figures if metering.begins is None else Figures(frozenset({metering.begins}), _nothing)
 
 
 def _nothing(_: Found) -> None:

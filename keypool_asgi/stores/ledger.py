@@ -8,7 +8,18 @@ from typing import Any, TypeVar
 
 from cachetools import LRUCache
 
-from keypool_asgi.core.usage import Place, Selection, Slice, UsageRecord, UsageSum, check_dimensions, slices, summed
+from keypool_asgi.core.usage import (
+    Group,
+    Place,
+    Selection,
+    Slice,
+    UsageRecord,
+    UsageSum,
+    amounts_of,
+    check_dimensions,
+    group_of,
+    summed,
+)
 from keypool_asgi.errors import ConfigurationError
 from keypool_asgi.ports import Ledger
 
@@ -55,7 +66,7 @@ class MemoryLedger(BuiltIn):
         self._most_records = most_records
         self._most_sums = most_sums
         self._records: OrderedDict[str, UsageRecord] = OrderedDict()
-        self._hours: dict[int, dict[Slice, int]] = {}
+        self._hours: dict[int, dict[Group, dict[str, int]]] = {}
         self._sums = 0
         self._corrections: LRUCache[str, None] = LRUCache(most_corrections)
 
@@ -64,7 +75,9 @@ class MemoryLedger(BuiltIn):
 
     async def append(self, records: Sequence[UsageRecord]) -> Sequence[UsageRecord]:
         """Keep records that are not known yet. Returns those that are kept as they were given."""
-        return [record for record in records if self._append(record)]
+        kept = [record for record in records if self._append(record)]
+        self._forget()
+        return kept
 
     async def find(self, record_id: str) -> UsageRecord | None:
         """Return a record, or None when there is none any more."""
@@ -87,14 +100,16 @@ class MemoryLedger(BuiltIn):
         """Return what was used in all."""
         check_dimensions(by)
         selection.hours()
-        wanted = (
-            (one, amount)
-            for hour, amounts in self._hours.items()
+        found = (
+            (group, amounts)
+            for hour, groups in self._hours.items()
             if selection.has_time(hour)
-            for one, amount in amounts.items()
-            if selection.has_names(one.team, one.operation, one.key)
+            for group, amounts in groups.items()
+            if selection.has_names(*group[1:4])
         )
-        return summed(wanted, by)
+        return summed(
+            ((Slice(*group, unit), amount) for group, amounts in found for unit, amount in amounts.items()), by
+        )
 
     async def claim(self, duty: str, holder: str, seconds: float) -> bool:  # noqa: ARG002 - nobody else is there
         """Take on a duty: nobody shares this memory."""
@@ -107,18 +122,22 @@ class MemoryLedger(BuiltIn):
         self._records[record.id] = record
         if record.corrects is not None:
             self._corrections[record.id] = None
-        for one, amount in slices(record).items():
-            amounts = self._hours.setdefault(one.hour, {})
-            self._sums += one not in amounts
-            amounts[one] = amounts.get(one, 0) + amount
-        self._forget()
+        self._add_up(record)
         return True
+
+    def _add_up(self, record: UsageRecord) -> None:
+        group = group_of(record)
+        totals = self._hours.setdefault(group[0], {}).setdefault(group, {})
+        self._sums -= len(totals)
+        for unit, amount in amounts_of(record).items():
+            totals[unit] = totals.get(unit, 0) + amount
+        self._sums += len(totals)
 
     def _forget(self) -> None:
         while len(self._records) > self._most_records:
             self._records.popitem(last=False)
         while self._sums > self._most_sums and len(self._hours) > 1:
-            self._sums -= len(self._hours.pop(min(self._hours)))
+            self._sums -= sum(map(len, self._hours.pop(min(self._hours)).values()))
 
 
 class GuardedLedger:
