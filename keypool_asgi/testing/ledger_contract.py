@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from keypool_asgi.core.usage import HOUR, Selection, UsageRecord, correction_of, slices, summed
@@ -98,7 +97,7 @@ class LedgerContract(StoreContract):
 
         async def scenario(ledger: Ledger) -> None:
             await ledger.append([first])
-            other = replace(first, used={"requests": 7})
+            other = first._replace(used={"requests": 7})
             assert list(await ledger.append([other, record("b")])) == [record("b")]
             assert list(await ledger.append([first])) == [first]
             assert await ledger.find("a") == first

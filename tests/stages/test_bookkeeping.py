@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 from harness import run, tasks_left
@@ -226,7 +225,7 @@ def test_a_job_is_settled_once_however_often_it_is_polled():
     async def scenario():
         others = [books_of(ledger) for _ in range(3)]  # as many processes
         for books in others:
-            books.add(replace(record(JOB), operation="transcripts.create"))
+            books.add(record(JOB)._replace(operation="transcripts.create"))
             for number in range(5):
                 books.settle(settlement(request_id=f"poll-{number}"))
             await books.aclose()
