@@ -142,17 +142,13 @@ class Scanner:
         if self._over:
             return
         data, self._tail = self._tail + data, b""
-        at = self._pass(data, 0)
-        while at < len(data):
+        following = 0
+        while (at := self._passed.match(data, following).end()) < len(data):  # type: ignore[union-attr]  # or nothing
             following = self._step(data, at)
             if following < 0:
                 self._tail = data[at:]
                 self._over = len(self._tail) > 2 * _LONGEST + 100
                 return
-            at = self._pass(data, following)
-
-    def _pass(self, data: bytes, at: int) -> int:
-        return self._passed.match(data, at).end()  # type: ignore[union-attr]  # it matches nothing, too
 
     def _step(self, data: bytes, at: int) -> int:
         """Read what stands at ``at``. Returns where that ends, or -1 when more is needed to tell."""

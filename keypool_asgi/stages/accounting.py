@@ -291,6 +291,21 @@ class _Entry:
         response_bytes: to the caller so far.
     """
 
+    __slots__ = (
+        "_exchange",
+        "_field",
+        "_receive",
+        "_scanner",
+        "_send",
+        "_wanted",
+        "close_code",
+        "metering",
+        "request_bytes",
+        "response_bytes",
+        "started",
+        "status",
+    )
+
     def __init__(
         self,
         exchange: Exchange,

@@ -11,12 +11,10 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from cachetools import LRUCache
 
 from keypool_asgi.core.usage import UsageRecord, correction_of
 from keypool_asgi.errors import ConfigurationError, Refusal
@@ -111,7 +109,7 @@ class Bookkeeper:
         self._closing_seconds = closing_seconds
         self._records: deque[UsageRecord] = deque()
         self._settlements: deque[Settlement] = deque()
-        self._settled: LRUCache[str, None] = LRUCache(_SETTLED_JOBS)
+        self._settled: OrderedDict[str, None] = OrderedDict()  # the last ones
         self._in_hand = 0
         self._dropped = 0
         self._away = False
@@ -139,6 +137,8 @@ class Bookkeeper:
         if self.waiting >= self._most_waiting:
             self._drop()
         self._settled[settlement.job] = None
+        if len(self._settled) > _SETTLED_JOBS:
+            self._settled.popitem(last=False)
         self._settlements.append(settlement)
         self._wake()
 

@@ -6,8 +6,6 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from cachetools import LRUCache
-
 from keypool_asgi.core.usage import (
     Group,
     Place,
@@ -68,7 +66,8 @@ class MemoryLedger(BuiltIn):
         self._records: OrderedDict[str, UsageRecord] = OrderedDict()
         self._hours: dict[int, dict[Group, dict[str, int]]] = {}
         self._sums = 0
-        self._corrections: LRUCache[str, None] = LRUCache(most_corrections)
+        self._most_corrections = most_corrections
+        self._corrections: OrderedDict[str, None] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<MemoryLedger: {len(self._records)} records, {len(self._hours)} hours>"
@@ -136,6 +135,8 @@ class MemoryLedger(BuiltIn):
     def _forget(self) -> None:
         while len(self._records) > self._most_records:
             self._records.popitem(last=False)
+        while len(self._corrections) > self._most_corrections:
+            self._corrections.popitem(last=False)
         while self._sums > self._most_sums and len(self._hours) > 1:
             self._sums -= sum(map(len, self._hours.pop(min(self._hours)).values()))
 

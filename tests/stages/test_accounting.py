@@ -27,7 +27,7 @@ from keypool_asgi.exchange import SCOPE_KEY, Attempt, Exchange
 from keypool_asgi.providers.assemblyai import ASSEMBLYAI
 from keypool_asgi.providers.assemblyai.metering import METERING
 from keypool_asgi.stages.accounting import Accounting
-from keypool_asgi.stages.bookkeeping import Bookkeeper
+from keypool_asgi.stages.bookkeeping import Bookkeeper, Settlement
 from keypool_asgi.stages.settling import JobDesk
 from keypool_asgi.stores.ledger import MemoryLedger
 from keypool_asgi.stores.resources import MemoryResources
@@ -50,10 +50,10 @@ class Alone:
         self.sent: list[Any] = []
 
     async def serve(
-        self, operation: str, kind: str = "http", receive: Any = None, length: int = 0, reached: bool = True
+        self, operation: str, kind: str = "http", receive: Any = None, length: int = 0, reached: bool = True, **ids: str
     ) -> Exchange:
         row = ASSEMBLYAI.table.named(operation)
-        exchange = Exchange("r1", row, row.path, {}, Framing(length, chunked=False), str)
+        exchange = Exchange("r1", row, row.path, ids, Framing(length, chunked=False), str)
         exchange.team = Team("team-a")
         exchange.attempts.append(Attempt(keys_of("a1")[0]))
         exchange.reached_upstream = reached
@@ -255,6 +255,35 @@ def test_a_session_that_was_refused_has_none():
     rig = Alone(refusing)
     run(rig.serve("streaming.session", "websocket", reached=False))
     assert rig.books.waiting == 0
+
+
+# Jobs
+
+
+def test_the_answer_about_a_job_is_searched_until_that_is_settled(monkeypatch):
+    searched: list[Any] = []
+    monkeypatch.setattr("keypool_asgi.stages.accounting.scanner_for", lambda *asked: searched.append(asked))
+    rig = Alone(answering())
+    known = Settlement(
+        job="transcripts.create:1",
+        operation="transcripts.create",
+        used={},
+        request_id="r0",
+        team="a",
+        project="p",
+        at=NOW,
+    )
+
+    async def scenario() -> None:
+        await rig.serve("transcripts.get", transcript_id="1")
+        assert len(searched) == 1
+        rig.books.settle(known)
+        await rig.serve("transcripts.get", transcript_id="1")
+        assert len(searched) == 1
+        await rig.serve("transcripts.get", transcript_id="2")
+        assert len(searched) == 2
+
+    run(scenario())
 
 
 # Jobs, through the whole stack

@@ -241,6 +241,19 @@ def test_a_job_is_settled_once_however_often_it_is_polled():
     run(scenario())
 
 
+def test_only_the_last_settled_jobs_are_remembered(monkeypatch):
+    monkeypatch.setattr("keypool_asgi.stages.bookkeeping._SETTLED_JOBS", 2)
+
+    async def scenario():
+        books = books_of(MemoryLedger())
+        for job in ("a", "b", "c"):
+            books.settle(settlement(job=job))
+        assert [books.knows(job) for job in ("a", "b", "c")] == [False, True, True]
+        await books.aclose()
+
+    run(scenario())
+
+
 def test_the_record_of_the_beginning_is_waited_for_a_while(monkeypatch):
     """Another process may be about to write it."""
     monkeypatch.setattr(bookkeeping, "_SETTLING_PAUSE_SECONDS", 0.01)

@@ -54,6 +54,16 @@ def test_a_settled_job_is_known_after_its_record_is_gone():
     run(scenario())
 
 
+def test_only_the_last_settlements_are_known_without_their_records():
+    async def scenario():
+        ledger = MemoryLedger(most_records=1, most_corrections=2)
+        for job in ("a", "b", "c"):
+            await ledger.append([record(correction_of(job), corrects=job), record(job)])
+        assert [await ledger.knows(correction_of(job)) for job in ("a", "b", "c")] == [False, True, True]
+
+    run(scenario())
+
+
 def test_sums_of_the_oldest_hours_go_first():
     async def scenario():
         ledger = MemoryLedger(most_sums=10)  # each hour here has two
