@@ -23,6 +23,8 @@ Rules
 6.  Nothing is down for ever: every state that is down has a time at which it takes a probe.
 7.  A subject is *doubtful* until its first success in this epoch, but not longer than ``unproven_seconds`` after it
     could serve: a request that cannot be repeated avoids it for that time, and not for ever.
+8.  A subject is *sound* when it is active and has had its success. It has no limit, and within its epoch it changes by
+    nothing but a fault. So the leases that are taken of it need no count, and their good ends no judgement.
 
 Table
 -----
@@ -61,6 +63,7 @@ __all__ = [
     "judge",
     "occupied",
     "opens_at",
+    "sound",
     "take",
 ]
 
@@ -203,6 +206,11 @@ def occupied(health: Health, in_flight: int, now: float) -> bool:
 def doubtful(health: Health, now: float) -> bool:
     """Whether a request that cannot be repeated should rather go elsewhere (rule 7)."""
     return now < health.doubtful_until
+
+
+def sound(health: Health) -> bool:
+    """Whether a lease need not be counted, and an end that blames nothing changes nothing (rule 8)."""
+    return health.state is State.ACTIVE and health.doubtful_until == -inf
 
 
 def take(health: Health, now: float, policy: HealthPolicy) -> Health:

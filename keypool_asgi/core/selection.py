@@ -81,6 +81,10 @@ class Candidate(Protocol):
     def subjects(self) -> Sequence[Subject]:
         """The key, its project and its account."""
 
+    @property
+    def sound(self) -> bool:
+        """Whether all of these are sound (``core.health``, rule 8)."""
+
 
 C = TypeVar("C", bound=Candidate)
 
@@ -155,52 +159,57 @@ def choose(
     Raises:
         ConfigurationError: ``select`` named a key that was not among its offers.
     """
-    if select is not None:
-        able = [candidate for candidate in candidates if _can_serve(candidate, need, now)]
-        chosen = _ask(select, able, need, now) if able else None
-        if chosen is not None:
-            return chosen
-    best = _best(candidates, need, now, random)
-    return _why_not(candidates, need, now) if best is None else best
+    able = _able(candidates, need, now)
+    if not able:
+        return _why_not(candidates, need, now)
+    chosen = None if select is None else _ask(select, able, need, now)
+    return _best(able, need, now, random) if chosen is None else chosen
 
 
-def _best(candidates: Sequence[C], need: Need, now: float, random: Random) -> C | None:
-    best: C | None = None
-    best_rank: tuple[bool, int, float] | None = None
-    ties = 1
-    for candidate in candidates:
-        if not _can_serve(candidate, need, now):
-            continue
+def _able(candidates: Sequence[C], need: Need, now: float) -> list[C]:
+    """Those that can serve now."""
+    fitting = _fitting(candidates, need)
+    if need.tried:
+        fitting = _untried(fitting, need)
+    return [
+        candidate
+        for candidate in fitting
+        if (candidate.sound or _is_open(candidate, now))
+        and (candidate.key.max_in_flight is None or not _is_full(candidate))
+    ]
+
+
+def _fitting(candidates: Sequence[C], need: Need) -> Sequence[C]:
+    """Those that have the region and the project."""
+    regions, project = need.regions, need.project
+    if regions is not None:
+        candidates = [candidate for candidate in candidates if candidate.key.region in regions]
+    if project is not None:
+        candidates = [candidate for candidate in candidates if candidate.key.project == project]
+    return candidates
+
+
+def _untried(candidates: Sequence[C], need: Need) -> Sequence[C]:
+    return [candidate for candidate in candidates if candidate.key.id not in need.tried]
+
+
+def _best(able: Sequence[C], need: Need, now: float, random: Random) -> C:
+    """The first by doubt, priority and work; any of those that are equal."""
+    first: tuple[bool, int, float] | None = None
+    equals: list[C] = []
+    for candidate in able:
         key = candidate.key
-        in_doubt = need.proven and _doubtful(candidate, now)
+        in_doubt = need.proven and not candidate.sound and _doubtful(candidate, now)
         rank = (in_doubt, key.priority, (candidate.in_flight + 1) / key.weight)
-        if best_rank is None or rank < best_rank:
-            best, best_rank, ties = candidate, rank, 1
-        elif rank == best_rank:
-            # The n-th of equals replaces the one that is held with a chance of 1 in n: all are equally likely.
-            ties += 1
-            if random.random() * ties < 1:
-                best = candidate
-    return best
+        if rank == first:
+            equals.append(candidate)
+        elif first is None or rank < first:
+            first, equals = rank, [candidate]
+    return equals[int(random.random() * len(equals))]
 
 
-def _can_serve(candidate: Candidate, need: Need, now: float) -> bool:
-    key = candidate.key
-    if key.id in need.tried or not _fits(key, need):
-        return False
-    if key.max_in_flight is not None and candidate.in_flight + candidate.elsewhere >= key.max_in_flight:
-        return False
-    for subject in candidate.subjects:
-        health = subject.health
-        if health.state is not State.ACTIVE and opens_at(health, subject.in_flight) > now:
-            return False
-    return True
-
-
-def _fits(key: UpstreamKey, need: Need) -> bool:
-    if need.regions is not None and key.region not in need.regions:
-        return False
-    return need.project is None or key.project == need.project
+def _is_open(candidate: Candidate, now: float) -> bool:
+    return all(opens_at(subject.health, subject.in_flight) <= now for subject in candidate.subjects)
 
 
 def _doubtful(candidate: Candidate, now: float) -> bool:
@@ -208,8 +217,8 @@ def _doubtful(candidate: Candidate, now: float) -> bool:
 
 
 def _why_not(candidates: Sequence[Candidate], need: Need, now: float) -> Unavailable:
-    fitting = [candidate for candidate in candidates if _fits(candidate.key, need)]
-    untried = [candidate for candidate in fitting if candidate.key.id not in need.tried]
+    fitting = _fitting(candidates, need)
+    untried = _untried(fitting, need)
     busy = any(_is_busy(candidate, now) for candidate in untried)
     anyone_busy = busy or any(_is_busy(candidate, now) for candidate in fitting)
     return Unavailable(

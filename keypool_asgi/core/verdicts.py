@@ -43,4 +43,7 @@ class Verdict:
     @property
     def blames_key(self) -> bool:
         """Whether another key might serve the same request."""
-        return self.fault in (Fault.THROTTLED, Fault.EXHAUSTED, Fault.REJECTED)
+        return self.fault not in _BLAMELESS
+
+
+_BLAMELESS = (Fault.NONE, Fault.UNRELATED)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
-from keypool_asgi.core.health import HealthPolicy, State, blame, judge, take
+from keypool_asgi.core.health import HealthPolicy, blame, judge, take
 from keypool_asgi.core.keys import UpstreamKey
 from keypool_asgi.core.selection import Need, Select, Unavailable, choose
 from keypool_asgi.core.verdicts import Fault, Verdict
@@ -96,13 +96,14 @@ class Pool:
             NoAvailableKeys: no key can serve; ``retry_after`` is when the first one can.
             StoreUnavailable: the keys could not be loaded.
         """
-        if self._clock() >= self._list.due:
+        now = self._clock()
+        if now >= self._list.due:
             await self._list.ensure()
+            now = self._clock()
         if self._sharing is not None:
             self._sharing.ensure()
         if self._waiters:
             self._serve_waiters()
-        now = self._clock()
         found = self._find(need, now)
         if isinstance(found, Seat):
             return self._take(found, now)
@@ -176,11 +177,17 @@ class Pool:
     def _take(self, seat: Seat, now: float) -> KeyLease:
         self._in_flight += 1
         seat.slot.in_flight += 1
+        counted = not seat.sound
+        if counted:
+            self._count(seat, now)
+        return KeyLease(seat, counted=counted)
+
+    def _count(self, seat: Seat, now: float) -> None:
         for subject in seat.subjects:
-            if subject.health.state is not State.ACTIVE:
-                subject.become(take(subject.health, now, self._policy), now)
+            health = take(subject.health, now, self._policy)
+            if health is not subject.health:
+                subject.become(health, now)
             subject.in_flight += 1
-        return KeyLease(seat, tuple([subject.health for subject in seat.subjects]))
 
     def _return(self, lease: KeyLease, verdict: Verdict) -> None:
         if not lease.is_out:
@@ -190,14 +197,16 @@ class Pool:
         slot = lease.seat.slot
         self._in_flight -= 1
         slot.in_flight -= 1
-        for subject, taken in zip(lease.seat.subjects, lease.taken, strict=True):
-            if taken.epoch == subject.health.epoch:
-                subject.in_flight -= 1
+        if lease.counted:
+            _uncount(lease)
         if not slot.listed and not slot.in_flight:
             self._roster.forget(slot)
-        self._serve_waiters()
+        if self._waiters:
+            self._serve_waiters()
 
     def _judge(self, lease: KeyLease, verdict: Verdict) -> None:
+        if not (lease.counted or verdict.blames_key):
+            return
         if verdict.fault is Fault.NONE:
             if lease.proved:
                 return
@@ -299,6 +308,12 @@ def _own(lease: Lease) -> KeyLease:
     if not isinstance(lease, KeyLease):
         raise TypeError(f"a lease of this pool is needed, not {type(lease).__name__}")
     return lease
+
+
+def _uncount(lease: KeyLease) -> None:
+    for subject, taken in zip(lease.seat.subjects, lease.taken, strict=True):
+        if taken.epoch == subject.health.epoch:
+            subject.in_flight -= 1
 
 
 def _pause(why: Unavailable, left: float) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 
-from keypool_asgi.core.health import Health, HealthPolicy, Scope, State, fresh, opens_at
+from keypool_asgi.core.health import Health, HealthPolicy, Scope, State, fresh, opens_at, sound
 from keypool_asgi.core.keys import UpstreamKey
 
 __all__ = ["KeyLease", "KeySnapshot", "Roster", "Seat", "ServiceHealth", "Slot", "Subject"]
@@ -65,11 +65,13 @@ class Subject:
     """A key, project or account at one service, with the leases of its present epoch.
 
     Attributes:
+        in_flight: leases of its present epoch that are out. Those of sound seats are not counted.
+        seats: the keys that it is a subject of, at its service; they are told when its health changes.
         since: the moment at which its present epoch began, here or in the process that found it out.
         heard: id of the last news that was heard of it.
     """
 
-    __slots__ = ("health", "heard", "in_flight", "name", "scope", "service", "since")
+    __slots__ = ("health", "heard", "in_flight", "name", "scope", "seats", "service", "since")
 
     def __init__(self, scope: Scope, name: str, service: str, health: Health) -> None:
         self.scope = scope
@@ -77,6 +79,7 @@ class Subject:
         self.service = service
         self.health = health
         self.in_flight = 0
+        self.seats: list[Seat] = []
         self.since = -inf
         self.heard = ""
 
@@ -86,6 +89,8 @@ class Subject:
         if health.epoch != before.epoch:
             self.in_flight = 0
             self.since = now if since is None else since
+        for seat in self.seats:
+            seat.look()
         if health.state is not before.state:
             self._report(now)
 
@@ -114,14 +119,30 @@ class Slot:
 
 
 class Seat:
-    """A key as seen from one service: a ``Candidate``."""
+    """A key as seen from one service: a ``Candidate``.
 
-    __slots__ = ("key", "slot", "subjects")
+    Attributes:
+        healths: how its subjects stand, as a lease remembers it.
+        sound: whether all of them are sound (``core.health``, rule 8): what is left to ask then is next to nothing.
+    """
+
+    __slots__ = ("healths", "key", "slot", "sound", "subjects")
+
+    healths: tuple[Health, ...]
+    sound: bool
 
     def __init__(self, slot: Slot, subjects: tuple[Subject, ...]) -> None:
         self.key = slot.key
         self.slot = slot
         self.subjects = subjects
+        for subject in subjects:
+            subject.seats.append(self)
+        self.look()
+
+    def look(self) -> None:
+        """Look at the subjects again: one of them has changed."""
+        self.healths = tuple([subject.health for subject in self.subjects])
+        self.sound = all(map(sound, self.healths))
 
     @property
     def in_flight(self) -> int:
@@ -147,16 +168,18 @@ class KeyLease:
         key: the key.
         seat: the records that it was taken from.
         taken: the health of the seat's subjects at that moment.
+        counted: whether the seat was not sound before: its subjects count the lease, and hear of its good end.
         is_out: whether it has not been given back yet.
         proved: whether it has counted as a success already.
     """
 
-    __slots__ = ("is_out", "key", "proved", "seat", "taken")
+    __slots__ = ("counted", "is_out", "key", "proved", "seat", "taken")
 
-    def __init__(self, seat: Seat, taken: tuple[Health, ...]) -> None:
+    def __init__(self, seat: Seat, *, counted: bool) -> None:
         self.key = seat.key
         self.seat = seat
-        self.taken = taken
+        self.taken = seat.healths
+        self.counted = counted
         self.is_out = True
         self.proved = False
 
@@ -201,13 +224,13 @@ class Roster:
 
     def install(self, keys: tuple[UpstreamKey, ...]) -> None:
         """Replace the list of keys at once."""
+        self._forget_seats()
         before = [*self._slots.values(), *self._leaving]
         self._slots = {key.id: self._slot_for(key, before) for key in keys}
         listed = set(map(id, self._slots.values()))
         self._leaving = [slot for slot in before if id(slot) not in listed and slot.in_flight]
         for slot in self._leaving:
             slot.listed = False
-        self._seats = {}
         self._forget_the_unlisted()
 
     def forget(self, slot: Slot) -> None:
@@ -238,6 +261,11 @@ class Roster:
                 return slot
         self._forget_health_of(key.id)
         return Slot(key)
+
+    def _forget_seats(self) -> None:
+        self._seats = {}
+        for subject in self._subjects.values():
+            subject.seats = []
 
     def _forget_health_of(self, key_id: str) -> None:
         for name in [name for name in self._subjects if name[:2] == (Scope.KEY, key_id)]:

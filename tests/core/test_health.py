@@ -22,6 +22,7 @@ from keypool_asgi.core.health import (
     judge,
     occupied,
     opens_at,
+    sound,
     take,
 )
 from keypool_asgi.core.verdicts import Fault, Verdict
@@ -169,6 +170,15 @@ def test_rule_7_doubt_ends_with_a_success_or_with_time() -> None:
     assert not doubtful(after(down, Fault.NONE, down.until), down.until)
 
 
+def test_rule_8_sound_is_active_and_proven() -> None:
+    new = fresh(0, POLICY)
+    proven = after(new, Fault.NONE, 1)
+    down = after(proven, Fault.THROTTLED, 1)
+    ramp = after(down, Fault.NONE, 5)
+    assert [sound(health) for health in (new, proven, down, ramp)] == [False, True, False, False]
+    assert not sound(replace(new, doubtful_until=0.0)), "doubt that has ended by time is no success"
+
+
 def test_what_says_nothing_changes_nothing() -> None:
     ramp = after(after(Health(), Fault.THROTTLED, 0), Fault.NONE, 5)
     for health in (Health(), fresh(0, POLICY), ramp):
@@ -231,6 +241,18 @@ def test_an_old_epoch_is_never_heard(history: tuple[Health, list[Health], float]
     for lease in out:
         if lease.epoch != health.epoch:
             assert judge(health, lease, fault, now=now, policy=POLICY) is health
+
+
+@settings(deadline=None)
+@given(histories(), st.integers(0, 1000), st.sampled_from([Fault.NONE, Fault.UNRELATED]))
+def test_rule_8_a_sound_lease_needs_no_count_and_its_good_end_no_judgement(
+    history: tuple[Health, list[Health], float], in_flight: int, fault: Fault
+) -> None:
+    health, out, now = history
+    for lease in out:
+        if sound(lease):
+            assert judge(health, lease, fault, now=now, policy=POLICY) is health
+            assert lease.epoch != health.epoch or opens_at(health, in_flight) == -inf
 
 
 @settings(deadline=None)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keypool_asgi.core.health import Health, State
+from keypool_asgi.core.health import Health, State, sound
 from keypool_asgi.core.keys import UpstreamKey
 from keypool_asgi.core.selection import Need, Offer, Unavailable, choose
 from keypool_asgi.errors import ConfigurationError
@@ -46,6 +46,10 @@ class Card:
     @property
     def subjects(self) -> Sequence[Thing]:
         return (self.own, self.account)
+
+    @property
+    def sound(self) -> bool:
+        return sound(self.own.health) and sound(self.account.health)
 
 
 def card(id_: str, in_flight: int = 0, own: Health | None = None, account: Thing | None = None, **key: object) -> Card:

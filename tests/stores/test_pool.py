@@ -319,6 +319,38 @@ def test_a_key_that_leaves_and_returns_still_counts_its_leases() -> None:
     run(main)
 
 
+def test_what_a_lease_from_before_a_reload_says_closes_the_key() -> None:
+    async def main() -> None:
+        source = Source(key("a"))
+        bench = Bench(source=source)
+        await bench.use(GOOD)
+        lease = await bench.pool.lease(API)
+        source.keys = [key("a"), key("b", account="a", region="eu")]
+        await bench.pool.refresh()
+        assert await bench.use(GOOD, Need("api", project="a")) == "a"
+        await bench.pool.give_back(lease, THROTTLED)
+        await refusal(bench.pool.lease(API))
+
+    run(main)
+
+
+def test_a_ramp_that_ends_with_a_lease_counts_it_no_longer_than_it_is_out() -> None:
+    async def main() -> None:
+        bench = Bench(key("a"))
+        await bench.use(THROTTLED)
+        bench.clock.now += 1
+        await bench.use(GOOD)
+        await bench.use(GOOD)
+        bench.clock.now += 31
+        lease = await bench.pool.lease(API)
+        assert bench.state("a") is State.ACTIVE
+        assert [subject.in_flight for subject in lease.seat.subjects] == [1, 1, 1]
+        await bench.pool.give_back(lease, GOOD)
+        assert [subject.in_flight for subject in lease.seat.subjects] == [0, 0, 0]
+
+    run(main)
+
+
 def test_nothing_is_remembered_of_what_left() -> None:
     async def main() -> None:
         source = Source(key("k"))
@@ -329,6 +361,10 @@ def test_nothing_is_remembered_of_what_left() -> None:
             await bench.use(THROTTLED)
         assert len(bench.pool._roster._subjects) == 3
         assert len(bench.pool.snapshot()) == 1
+        for _ in range(3):
+            await bench.pool.refresh()
+            await refusal(bench.pool.lease(API))
+        assert [len(subject.seats) for subject in bench.pool._roster.subjects()] == [1, 1, 1]
 
     run(main)
 

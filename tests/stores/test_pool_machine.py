@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from keypool_asgi.core.health import Health, HealthPolicy, Scope, State
+from keypool_asgi.core.health import Health, HealthPolicy, Scope, State, sound
 from keypool_asgi.core.keys import UpstreamKey
 from keypool_asgi.core.selection import Need
 from keypool_asgi.core.verdicts import Fault, Verdict
@@ -166,7 +166,15 @@ class PoolMachine(RuleBasedStateMachine):
     def subjects_count_the_leases_of_their_epoch(self) -> None:
         for subject in self.subjects():
             mine = [taken for taken in self.taken_of(subject) if taken.epoch == subject.health.epoch]
-            assert subject.in_flight == len(mine)
+            assert 0 <= subject.in_flight <= len(mine)
+            assert subject.in_flight == len(mine) or sound(subject.health)
+
+    @invariant()
+    def seats_know_how_their_subjects_stand(self) -> None:
+        for seats in self.pool._roster._seats.values():
+            for seat in seats:
+                assert seat.healths == tuple(subject.health for subject in seat.subjects)
+                assert seat.sound == all(sound(health) for health in seat.healths)
 
     @invariant()
     def one_probe_at_a_time(self) -> None:
