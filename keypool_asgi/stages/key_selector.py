@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 from keypool_asgi.asgi import ASGIApp, Message, Receive, Scope, Send
 from keypool_asgi.core.attempts import Next, after_answer, after_failure, is_borne_out, without_key
@@ -23,6 +24,11 @@ __all__ = ["KeySelector"]
 
 _UNRELATED = Verdict(Fault.UNRELATED)
 _GOOD = Verdict(Fault.NONE)
+# Looking a member up in its enum costs as much as a call.
+_DELIVER = Next.DELIVER
+
+# Most requests need what others needed before them.
+_need = lru_cache(maxsize=1024)(Need)
 
 
 class KeySelector(Stage):
@@ -57,6 +63,8 @@ class KeySelector(Stage):
         self.provider = provider
         self.peek_bytes = peek_bytes
         self.held_bytes = held_bytes
+        self.suspicious = provider.suspicious
+        self.judge = provider.judge
         self.retries = retries
         self.clock = clock
 
@@ -64,22 +72,23 @@ class KeySelector(Stage):
         """Lease, try, give back; repeat while that is safe and a key is left."""
         if scope["type"] == "websocket":
             regions = frozenset(self.provider.origins)
-            walk = SessionWalk(exchange, pool=self.pool, regions=regions, retries=self.retries)
-            await walk.run(self.app, scope, receive, send)
+            session = SessionWalk(exchange, pool=self.pool, regions=regions, retries=self.retries)
+            await session.run(self.app, scope, receive, send)
             return
-        await self._serve_request(exchange, scope, receive, send)
-
-    async def _serve_request(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         walk = _Walk(self, exchange, ReplayableBody(receive, self.peek_bytes), send)
         try:
             while await walk.attempt(scope):
-                pass
+                walk.body.rewind()
         finally:
-            await walk.end()
+            if walk.doubted:
+                await walk.end()
+            walk.last = None  # it refers to the walk
 
 
 class _Walk:
     """One exchange's way through the pool."""
+
+    __slots__ = ("body", "doubted", "exchange", "last", "retries_left", "selector", "send", "tried")
 
     def __init__(self, selector: KeySelector, exchange: Exchange, body: ReplayableBody, send: Send) -> None:
         self.selector = selector
@@ -97,24 +106,28 @@ class _Walk:
         Raises:
             NoAvailableKeys: no key is left, and there is no answer of upstream's that the caller may see.
         """
-        lease = await self._lease()
-        if lease is None:
+        try:
+            lease = await self.selector.pool.lease(self._need())
+        except NoAvailableKeys:
+            if not await self._deliver_last():
+                raise
             return False
-        answer = self.last = _Answer(self, self.exchange, lease)
+        answer = self.last = _Answer(self, lease)
         self.exchange.attempts.append(answer.attempt)
         self.exchange.refused = None
-        self.body.rewind()
         try:
             await self.selector.app(scope, self.body, answer)
         except AnswerBroken:
             if not answer.breaks_off():
                 raise
         finally:
-            await self._give_back(lease, answer)
-        if answer.next is Next.REFUSE or (answer.next is Next.REPEAT and not self.body.whole):
+            await self._give_back(answer)
+        if answer.next is _DELIVER:
+            return False
+        if answer.next is Next.REFUSE or not self.body.whole:
             # The rest of a long answer was read while the caller went on sending: what was kept is no longer whole.
             raise await self._refusal()
-        return answer.next is Next.REPEAT
+        return True
 
     async def end(self) -> None:
         """Give back the leases whose verdict was doubted: it is believed if what it blames was then done without."""
@@ -122,7 +135,6 @@ class _Walk:
         for lease, verdict in self.doubted:
             believed = served is not None and is_borne_out(verdict, lease.key, served)
             await self.selector.pool.give_back(lease, replace(verdict, certain=True) if believed else _UNRELATED)
-        self.last = None  # it refers to this walk
 
     async def _refusal(self) -> NoAvailableKeys:
         """Say when a repeat by the caller can succeed: at once when another key is free, else when the pool says."""
@@ -133,37 +145,30 @@ class _Walk:
         await self.selector.pool.give_back(lease, _UNRELATED)
         return NoAvailableKeys("The key that was chosen cannot serve; send the request again.", retry_after=1)
 
-    async def _lease(self) -> Lease | None:
-        """Lease a key, or deliver the last answer when none is left."""
-        need = self._need()
-        try:
-            return await self.selector.pool.lease(need)
-        except NoAvailableKeys:
-            last = self.last
-            if last is None or not last.whole or without_key(last.verdict) is Next.REFUSE:
-                raise
-            self.exchange.reached_upstream = True
-            await last.deliver()
-            return None
+    async def _deliver_last(self) -> bool:
+        """Deliver the last answer, because no key is left. Returns whether the caller may see it."""
+        last = self.last
+        if last is None or not last.whole or without_key(last.verdict) is Next.REFUSE:
+            return False
+        self.exchange.reached_upstream = True
+        self.body.forget()
+        await last.deliver()
+        return True
 
     def _need(self) -> Need:
         exchange, length = self.exchange, self.exchange.framing.length
-        return Need(
-            service=exchange.operation.service,
-            regions=exchange.team.regions,
-            project=exchange.project,
-            tried=self.tried,
-            proven=length is None or length > self.selector.peek_bytes,
-        )
+        in_full = length is None or length > self.selector.peek_bytes
+        return _need(exchange.operation.service, exchange.team.regions, exchange.project, self.tried, in_full)
 
-    async def _give_back(self, lease: Lease, answer: _Answer) -> None:
+    async def _give_back(self, answer: _Answer) -> None:
+        lease, verdict = answer.lease, answer.verdict
         self.exchange.reached_upstream |= answer.counts
-        if answer.verdict.blames_key:
+        if verdict.blames_key:
             self.tried |= {lease.key.id}
-        if answer.verdict.blames_key and not answer.verdict.certain:
-            self.doubted.append((lease, answer.verdict))
-        else:
-            await self.selector.pool.give_back(lease, answer.verdict)
+            if not verdict.certain:
+                self.doubted.append((lease, verdict))
+                return
+        await self.selector.pool.give_back(lease, verdict)
 
 
 class _Answer:
@@ -175,13 +180,14 @@ class _Answer:
         whole: whether all of the answer is held, so that it can be delivered later.
     """
 
-    def __init__(self, walk: _Walk, exchange: Exchange, lease: Lease) -> None:
+    __slots__ = ("attempt", "held", "held_bytes", "judged", "lease", "next", "verdict", "walk", "whole")
+
+    def __init__(self, walk: _Walk, lease: Lease) -> None:
         self.walk = walk
-        self.exchange = exchange
         self.lease = lease
         self.attempt = Attempt(lease.key)
         self.verdict = _UNRELATED
-        self.next = Next.DELIVER
+        self.next = _DELIVER
         self.whole = False
         self.held: list[Message] = []
         self.held_bytes = 0
@@ -191,54 +197,62 @@ class _Answer:
     def counts(self) -> bool:
         """Whether the attempt is the caller's: it left, and its answer is the one that the caller gets."""
         failure = self.attempt.failure
-        return (failure is None or failure.sent) and self.next is Next.DELIVER
+        return self.next is _DELIVER and (failure is None or failure.sent)
 
     async def __call__(self, message: Message) -> None:
         """Pass a message on, or hold it until the answer is judged."""
-        if self.judged:
-            await self._after_judgement(message)
-            return
+        if not self.judged:
+            if self._may_blame_key(message):
+                await self._hold(message)
+                return
+            self._judge(message)
+        if self.next is _DELIVER:
+            await self.walk.send(message)
+
+    def _may_blame_key(self, message: Message) -> bool:
+        """Whether the answer's status alone does not say what it is about, so that its body must be looked at."""
+        if message["type"] != "http.response.start":
+            return True
+        return message["status"] in self.walk.selector.suspicious and self.attempt.failure is None
+
+    async def _hold(self, message: Message) -> None:
         self.held.append(message)
-        if message["type"] == "http.response.start" and self._is_suspicious(message["status"]):
-            return
         self.held_bytes += len(message.get("body", b""))
         self.whole = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if message["type"] == "http.response.start" or self.whole or self.held_bytes > self.walk.selector.held_bytes:
-            await self._judge()
+        if self.whole or self.held_bytes > self.walk.selector.held_bytes:
+            self._judge(self.held[0], self._held_body())
+            if self.next is _DELIVER:
+                await self.deliver()
 
-    def _is_suspicious(self, status: int) -> bool:
-        return self.attempt.failure is None and status in self.walk.selector.provider.suspicious
+    def _held_body(self) -> bytes:
+        return b"".join([message.get("body", b"") for message in self.held[1:]])
 
-    async def _judge(self) -> None:
+    def _judge(self, start: Message, body: bytes = b"") -> None:
         self.judged = True
         failure = self.attempt.failure
-        self.next = self._after_failure(failure) if failure is not None else self._after_answer()
-        if self.next is Next.DELIVER:
-            await self.deliver()
+        self.next = self._after_answer(start, body) if failure is None else self._after_failure(failure)
+        if self.next is _DELIVER:
+            self.walk.body.forget()
 
     def breaks_off(self) -> bool:
         """Judge an answer that broke off. Returns whether it was held, and blames the key by what has come of it."""
         if self.judged:
             return False
         self.judged = True
-        decision = self._after_answer()
-        if decision is Next.DELIVER:
+        decision = self._after_answer(self.held[0], self._held_body())
+        if decision is _DELIVER:
             self.verdict = _UNRELATED
             return False
         self.next = decision
         return True
 
-    def _after_answer(self) -> Next:
-        if self.exchange.refused:
-            return Next.DELIVER  # our own answer says nothing about the key
-        selector, start = self.walk.selector, self.held[0]
-        body = b"".join([message.get("body", b"") for message in self.held[1:]])
-        self.verdict = selector.provider.judge(
-            self.exchange.operation, start["status"], start["headers"], body, selector.clock()
-        )
-        if self._is_doubted_twice():
-            return Next.DELIVER
-        return after_answer(self.verdict, repeatable=self.walk.body.whole)
+    def _after_answer(self, start: Message, body: bytes) -> Next:
+        selector, exchange = self.walk.selector, self.walk.exchange
+        if exchange.refused:
+            return _DELIVER  # our own answer says nothing about the key
+        self.verdict = selector.judge(exchange.operation, start["status"], start["headers"], body, selector.clock())
+        decision = after_answer(self.verdict, repeatable=self.walk.body.whole)
+        return _DELIVER if decision is Next.REPEAT and self._is_doubted_twice() else decision
 
     def _is_doubted_twice(self) -> bool:
         """Whether a key of the same account has got the same doubtful answer already: then it is the request's."""
@@ -253,13 +267,8 @@ class _Answer:
         walk.retries_left -= decision is Next.REPEAT
         return decision
 
-    async def _after_judgement(self, message: Message) -> None:
-        if self.next is Next.DELIVER:
-            await self.walk.send(message)
-
     async def deliver(self) -> None:
         """Send what is held to the caller."""
-        self.walk.body.forget()
         held, self.held = self.held, []
         for message in held:
             await self.walk.send(message)

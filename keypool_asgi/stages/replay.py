@@ -15,9 +15,12 @@ class ReplayableBody:
     Args:
         receive: the caller's receive.
         limit: bytes that are remembered at most; beyond them nothing is, and the body cannot be repeated.
+
+    Attributes:
+        whole: whether everything that was read from the caller can be given out again.
     """
 
-    __slots__ = ("_again", "_ended", "_kept", "_limit", "_receive", "_whole")
+    __slots__ = ("_again", "_ended", "_kept", "_limit", "_receive", "whole")
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive = receive
@@ -25,20 +28,15 @@ class ReplayableBody:
         self._kept = bytearray()
         self._ended = False
         self._again = False
-        self._whole = True
-
-    @property
-    def whole(self) -> bool:
-        """Whether everything that was read from the caller can be given out again."""
-        return self._whole
+        self.whole = True
 
     def rewind(self) -> None:
         """Begin again, for another attempt."""
-        self._again = self._whole and (self._ended or bool(self._kept))
+        self._again = self.whole and (self._ended or bool(self._kept))
 
     def forget(self) -> None:
         """Free what is remembered: there will be no other attempt."""
-        self._whole = False
+        self.whole = False
         if not self._again:
             self._kept.clear()
 
@@ -47,14 +45,14 @@ class ReplayableBody:
         if self._again:
             return self._remembered()
         message = await self._receive()
-        if self._whole and message["type"] == "http.request":
+        if self.whole and message["type"] == "http.request":
             self._remember(message)
         return message
 
     def _remembered(self) -> Message:
         self._again = False
         body = bytes(self._kept)
-        if not self._whole:
+        if not self.whole:
             self._kept.clear()
         return {"type": "http.request", "body": body, "more_body": not self._ended}
 
