@@ -1,7 +1,7 @@
 """The exchange: what the stages of the stack know of one request, and hand on to each other.
 
-It travels in a *copied* scope under one key. Its slots are written once; reading one too early names the stage that is
-missing from the composition.
+It travels in a *copied* scope under one key. What auth writes is written once; reading it too early names the stage
+that is missing from the composition.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar, overload
 
 from .asgi import Scope
 from .core.headers import Framing
@@ -24,40 +23,6 @@ __all__ = ["SCOPE_KEY", "Attempt", "Exchange", "exchange_of"]
 
 SCOPE_KEY = "keypool_asgi.exchange"
 """Where a scope holds its exchange."""
-
-T = TypeVar("T")
-
-
-class Slot(Generic[T]):
-    """A value that one stage writes once and later stages read."""
-
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-        self.place = f"_{name}"
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> Slot[T]: ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> T: ...
-    def __get__(self, instance: object | None, owner: type) -> Slot[T] | T:
-        """Return the value, or say which stage should have written it."""
-        if instance is None:
-            return self
-        try:
-            return instance.__dict__[self.place]  # type: ignore[no-any-return]
-        except KeyError:
-            raise MissingStage(f"exchange.{self.name} is read before the {self.stage} stage has run") from None
-
-    def __set__(self, instance: object, value: T) -> None:
-        """Write the value; a second time is a bug."""
-        if self.place in instance.__dict__:
-            raise MissingStage(
-                f"exchange.{self.name} is written twice: the {self.stage} stage stands twice in the stack"
-            )
-        instance.__dict__[self.place] = value
 
 
 def _no_judge(verdict: Verdict) -> None:
@@ -79,7 +44,7 @@ class Attempt:
     judge: Callable[[Verdict], None] = _no_judge
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Exchange:
     """One HTTP request and its response, or one WebSocket session.
 
@@ -91,8 +56,6 @@ class Exchange:
         framing: how the request body is delimited.
         own_base: returns the absolute URL of the pool as the caller sees it, without a trailing slash.
         began: when it came, in monotonic seconds.
-        team: who asks. Written by auth.
-        token: what it presented. Written by auth.
         attempt: the try that is going on. Set by the key selector, anew for each.
         project: the project that owns what the request names; its keys alone can serve. None: any. Set by ownership.
         temporary: whether a temporary token was presented, which opens sockets only. Set by auth.
@@ -125,15 +88,39 @@ class Exchange:
     refused: str | None = field(default=None, init=False)
     reached_upstream: bool = field(default=False, init=False)
     attempts: list[Attempt] = field(default_factory=list, init=False)
+    _team: Team | None = field(default=None, init=False, repr=False)
+    _token: Secret | None = field(default=None, init=False, repr=False)
 
-    team = Slot[Team]("auth")
-    token = Slot[Secret]("auth")
+    @property
+    def team(self) -> Team:
+        """Who asks. Written once, by auth."""
+        if self._team is None:
+            raise _read_early("team", "auth")
+        return self._team
+
+    @team.setter
+    def team(self, team: Team) -> None:
+        if self._team is not None:
+            raise _written_twice("team", "auth")
+        self._team = team
+
+    @property
+    def token(self) -> Secret:
+        """What the team presented. Written once, by auth."""
+        if self._token is None:
+            raise _read_early("token", "auth")
+        return self._token
+
+    @token.setter
+    def token(self, token: Secret) -> None:
+        if self._token is not None:
+            raise _written_twice("token", "auth")
+        self._token = token
 
     @property
     def known_team(self) -> str | None:
         """Id of the team, or None while nobody is authenticated."""
-        team: Team | None = self.__dict__.get("_team")
-        return team.id if team else None
+        return None if self._team is None else self._team.id
 
     def stop(self, close: Close) -> None:
         """Ask for the end of a WebSocket session, in order: its quota has run out, or the process is draining.
@@ -150,8 +137,16 @@ class Exchange:
     def attempt(self) -> Attempt:
         """The try that is going on."""
         if not self.attempts:
-            raise MissingStage("exchange.attempt is read before the key selector stage has run")
+            raise _read_early("attempt", "key selector")
         return self.attempts[-1]
+
+
+def _read_early(name: str, stage: str) -> MissingStage:
+    return MissingStage(f"exchange.{name} is read before the {stage} stage has run")
+
+
+def _written_twice(name: str, stage: str) -> MissingStage:
+    return MissingStage(f"exchange.{name} is written twice: the {stage} stage stands twice in the stack")
 
 
 def exchange_of(scope: Scope) -> Exchange:

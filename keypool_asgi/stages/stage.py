@@ -9,7 +9,7 @@ from __future__ import annotations
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send, send_refusal
 from keypool_asgi.core.verdicts import Verdict
 from keypool_asgi.errors import KeyPoolError, Refusal
-from keypool_asgi.exchange import Exchange, exchange_of
+from keypool_asgi.exchange import SCOPE_KEY, Exchange, exchange_of
 
 __all__ = ["AnswerBroken", "KeyRefused", "SessionMoves", "Stage"]
 
@@ -57,10 +57,10 @@ class Stage:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Act on the exchange of the scope, and answer when that raises a refusal."""
-        if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
+        if SCOPE_KEY not in scope:
+            await self._pass_on(scope, receive, send)
             return
-        exchange = exchange_of(scope)
+        exchange: Exchange = scope[SCOPE_KEY]
         try:
             await self.act(exchange, scope, receive, send)
         except Refusal as refusal:
@@ -74,3 +74,13 @@ class Stage:
             Refusal: only while nothing of a response has been sent.
         """
         raise NotImplementedError
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand what is no request, such as a lifespan, to the next app.
+
+        Raises:
+            MissingStage: it is a request, and the intercept stage does not stand before.
+        """
+        if scope["type"] in ("http", "websocket"):
+            exchange_of(scope)
+        await self.app(scope, receive, send)
