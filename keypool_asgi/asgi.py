@@ -64,8 +64,11 @@ def locate(scope: Scope, prefix: str, *, mounted: bool) -> Location | None:
             ``root_path``, Litestar's strips it from ``path`` and leaves only ``raw_path`` whole.
     """
     path: str = scope["path"]
-    root: str = scope.get("root_path", "").rstrip("/")
-    inner = _without(root, path)
+    root: str = scope.get("root_path", "")
+    inner = path
+    if root:
+        root = root.rstrip("/")
+        inner = _without(root, path)
     if _is_below(inner, prefix):
         # A mount has put its path into root_path, but a proxy has stripped what stands before it from the path.
         known = mounted and inner == path and root.endswith(prefix)

@@ -38,14 +38,14 @@ class _Stack:
     def __init__(self, host: ASGIApp | None, *, keys: Keys, teams: Teams, **settings: Unpack[Settings]) -> None:
         self._parts = assemble(host, keys=keys, teams=teams, **settings)
         self._lifespan = Lifespan(host, startup=self._open, stopping=self.drain, shutdown=self.aclose)
-        self._intercept = self._parts.intercept
+        self._way = self._parts.intercept.way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the pool's requests, and pass every other one to the host app."""
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         else:
-            await self._intercept(scope, receive, send)
+            await self._way(scope)(scope, receive, send)
 
     def keys(self) -> tuple[KeySnapshot, ...]:
         """Every key as it stands now: its health by service and what it has in flight. Never its secret."""

@@ -7,7 +7,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from secrets import token_hex
+from functools import partial
+from os import urandom
 from typing import Literal, Protocol
 
 from keypool_asgi.asgi import ASGIApp, Location, OwnBase, Receive, Scope, Send, is_literal, locate, send_refusal
@@ -28,6 +29,8 @@ logger = logging.getLogger("keypool_asgi")
 SocketRefusals = Literal["auto", "http", "in_band"]
 """How a refused WebSocket upgrade is shown: ``"http"`` with a status, which a browser cannot see; ``"in_band"`` by an
 accepted socket, an ``Error`` message and a close code; ``"auto"`` in the form that the caller can show."""
+
+_REQUESTS = frozenset({"http", "websocket"})
 
 _NO_BODY = Framing(0, chunked=False)
 
@@ -127,20 +130,27 @@ class Intercept:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request of the pool, or pass on one that is not."""
-        if self.host is not None and (scope["type"] not in ("http", "websocket") or self.prefix not in scope["path"]):
-            await self.host(scope, receive, send)
-            return
-        location = locate(scope, self.prefix, mounted=self.host is None)
+        await self.way(scope)(scope, receive, send)
+
+    def way(self, scope: Scope) -> ASGIApp:
+        """Return what serves a scope: the host app, or ourselves.
+
+        Not a coroutine, so that what wraps us can pass on to the host app at once.
+        """
+        host = self.host
+        if host is not None and (self.prefix not in scope.get("path", "") or scope["type"] not in _REQUESTS):
+            return host
+        location = locate(scope, self.prefix, mounted=host is None)
         if location is not None:
-            await self._serve(location, scope, receive, send)
-        elif self.host is not None:
-            await self.host(scope, receive, send)
-        else:
-            refusal = NotFound("There is nothing here: the pool answers below its own prefix only.")
-            await send_refusal(scope, self._watch(scope, receive, send).send, refusal, token_hex(8))
+            return partial(self._serve, location)
+        return host or self._refuse_foreign
+
+    async def _refuse_foreign(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = NotFound("There is nothing here: the pool answers below its own prefix only.")
+        await send_refusal(scope, self._watch(scope, receive, send).send, refusal, _new_id())
 
     async def _serve(self, location: Location, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = token_hex(8)
+        request_id = _new_id()
         if scope["type"] == "websocket":
             scope = {**scope, **_optional(scope)}
         watch = self._watch(scope, receive, send)
@@ -152,7 +162,7 @@ class Intercept:
             else:
                 await send_refusal(scope, watch.send, refusal, request_id)
             return
-        started, began = self.clock(), time.monotonic()
+        started = self.clock()
         try:
             await self.app({**scope, SCOPE_KEY: exchange}, watch.receive, watch.send)
         except AnswerBroken:
@@ -161,7 +171,7 @@ class Intercept:
                 await self._refuse_broken(exchange, scope, watch)
         finally:
             if self.on_exchange is not None or logger.isEnabledFor(logging.DEBUG):
-                await self._report(_record(exchange, watch, started, time.monotonic() - began))
+                await self._report(_record(exchange, watch, started, time.monotonic() - exchange.began))
 
     def _watch(self, scope: Scope, receive: Receive, send: Send) -> Watch | SocketWatch:
         if scope["type"] != "websocket":
@@ -202,6 +212,10 @@ class Intercept:
             raise BodyTooLarge(f"The request body is larger than the {self.max_body_bytes} bytes that are allowed.")
         base = OwnBase(scope, location.mount, self.public_url)
         return Exchange(request_id, match.operation, match.path, match.ids, framing, base)
+
+
+def _new_id() -> str:
+    return urandom(8).hex()
 
 
 def _optional(scope: Scope) -> Scope:

@@ -6,9 +6,13 @@ the last message of an early answer waits until the rest of the body has been re
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from keypool_asgi.asgi import Message, Receive, Scope, Send, discard_body
 
 __all__ = ["Watch"]
+
+_ANNOUNCE_BODY = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class Watch:
@@ -66,20 +70,20 @@ class Watch:
             self._last = message
         return message
 
-    async def send(self, message: Message) -> None:
-        """Pass a message to the server; the last one only after the request body has ended, or enough of it."""
+    def send(self, message: Message) -> Awaitable[None]:
+        """Pass a message to the server; the last one only after the request body has ended, or enough of it.
+
+        Not a coroutine itself, for it stands in the way of every message.
+        """
         if message["type"] == "http.response.start":
             self.status = message["status"]
             if self.status == 304:
-                # Its length tells of what a 200 would bring; uvicorn (httptools) would demand a body of that length.
-                fields = [field for field in message["headers"] if field[0] != b"content-length"]
-                message = {**message, "headers": fields}
+                message = _without_length(message)
         elif message["type"] == "http.response.body":
             self.response_bytes += len(message.get("body", b""))
             if not message.get("more_body", False):
-                await self._end(message)
-                return
-        await self._send(message)
+                return self._end(message)
+        return self._send(message)
 
     async def _end(self, message: Message) -> None:
         if self._last is None and self._discard_bytes and self._is_sending():
@@ -91,7 +95,18 @@ class Watch:
 
     def _is_sending(self) -> bool:
         """Whether the caller is sending a body. Before we read, one that expects a 100 is not (RFC 9110, 10.1.1)."""
-        names = {name for name, _ in self._scope["headers"]}
-        if b"expect" in names and not self._reading:
-            return False
-        return b"content-length" in names or b"transfer-encoding" in names
+        is_announced = waits = False
+        for name, _ in self._scope["headers"]:
+            if name in _ANNOUNCE_BODY:
+                is_announced = True
+            elif name == b"expect":
+                waits = not self._reading
+        return is_announced and not waits
+
+
+def _without_length(start: Message) -> Message:
+    """The head of a 304 without the length, which tells of what a 200 would bring.
+
+    uvicorn (httptools) would demand a body of that length.
+    """
+    return {**start, "headers": [field for field in start["headers"] if field[0] != b"content-length"]}
