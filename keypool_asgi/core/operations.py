@@ -7,7 +7,7 @@ encoded slash, dot segment or other trick of a path can reach upstream.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
@@ -58,6 +58,9 @@ class Operation:
         creates: what a successful answer creates, which the team then owns.
         deletes: whether a successful answer means that the named resource is no more.
         gone: what to use instead of a retired endpoint; such a row is never forwarded.
+        named_in_path: kind of each resource that the path names, and the parameter that does.
+        named_in_query: the places in the query that name resources.
+        named_in_body: member of the body, or of a session's messages, to the kind of resource that it names.
     """
 
     name: str
@@ -74,24 +77,42 @@ class Operation:
     deletes: bool = False
     gone: str | None = None
 
+    named_in_path: tuple[tuple[str, str], ...] = field(init=False, repr=False, compare=False)
+    named_in_query: tuple[Names, ...] = field(init=False, repr=False, compare=False)
+    named_in_body: Mapping[str, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Sort the names by their places, once: every request is looked through for them."""
+        in_path = [(name.kind, name.field) for name in self.names if not (name.in_body or name.in_query)]
+        object.__setattr__(self, "named_in_path", tuple(in_path))
+        object.__setattr__(self, "named_in_query", tuple([name for name in self.names if name.in_query]))
+        object.__setattr__(self, "named_in_body", {name.field: name.kind for name in self.names if name.in_body})
+
 
 def named_in_head(operation: Operation, ids: Mapping[str, str], query: bytes) -> list[tuple[str, str]]:
     """Return what a request's path and query name, as pairs of kind and text."""
-    found = [(name.kind, ids[name.field]) for name in operation.names if not (name.in_body or name.in_query)]
-    in_query = [name for name in operation.names if name.in_query]
-    if in_query:
-        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-        for name in in_query:
-            texts = [text for parameter, text in pairs if parameter == (name.within or name.field)]
-            if name.within is not None:
-                texts = [value for text in texts for _, value in named_values(text.encode(), [name.field])]
-            found += [(name.kind, text) for text in texts]
+    found = [(kind, ids[parameter]) for kind, parameter in operation.named_in_path]
+    if operation.named_in_query:
+        found += _named_in_query(operation.named_in_query, query)
     return found
 
 
-@dataclass(frozen=True, slots=True)
+def _named_in_query(names: Iterable[Names], query: bytes) -> Iterator[tuple[str, str]]:
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    for name in names:
+        texts = [text for parameter, text in pairs if parameter == (name.within or name.field)]
+        if name.within is not None:
+            texts = [value for text in texts for _, value in named_values(text.encode(), [name.field])]
+        for text in texts:
+            yield name.kind, text
+
+
+@dataclass(slots=True)
 class Match:
-    """The operation that a request asks for, its upstream path and the identifiers it names."""
+    """The operation that a request asks for, its upstream path and the identifiers it names.
+
+    Not frozen, because one is made for every request.
+    """
 
     operation: Operation
     path: str

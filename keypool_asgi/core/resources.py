@@ -6,6 +6,7 @@ What AssemblyAI makes belongs to the *project* of the key that made it, and with
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 __all__ = ["CURSOR_SECONDS", "MEMORY_ENTRIES", "RETENTION_SECONDS", "Page", "Ref", "Resource"]
 
@@ -32,8 +33,7 @@ MEMORY_ENTRIES = 100_000
 """How many owners the store in memory remembers; the oldest go first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ref:
+class Ref(NamedTuple):
     """Names one upstream object: its kind (``"transcript"``, ``"upload"``, ``"agent"``, ...) and its id there."""
 
     kind: str

@@ -109,7 +109,7 @@ def presented_token(headers: Iterable[tuple[bytes, bytes]]) -> Secret | NoToken:
         headers: the scope's field pairs, names in lower case as ASGI has them.
     """
     token = _in_fields(headers)
-    return token if isinstance(token, NoToken) else Secret(token.decode("ascii"))
+    return Secret(token.decode("ascii")) if isinstance(token, bytes) else token
 
 
 def presented_on_socket(
@@ -187,7 +187,7 @@ def _in_fields(headers: Iterable[tuple[bytes, bytes]]) -> bytes | NoToken:
         if name not in _FIELDS:
             continue
         found = _credential(name, value.strip(b" \t"))
-        if isinstance(found, NoToken):
+        if not isinstance(found, bytes):
             return found
         if token is not None and not hmac.compare_digest(token, found):
             return NoToken.CONTRADICTING

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
 from keypool_asgi.core.headers import checked_origins, comes_from
+from keypool_asgi.core.keys import Secret
 from keypool_asgi.core.ownership import ResourceRules
 from keypool_asgi.core.teams import Team, permits
 from keypool_asgi.core.temporary_tokens import Grant, TokenIssuer, open_grant
@@ -81,25 +82,26 @@ class Auth(Stage):
     async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Authenticate, authorise, go on."""
         if scope["type"] == "websocket":
-            exchange.team = team = await self._team_of_session(exchange, scope)
+            team = await self._team_of_session(exchange, scope)
         else:
             presented = presented_token(scope["headers"])
-            if isinstance(presented, NoToken):
+            if not isinstance(presented, Secret):
                 if exchange.operation.anonymous and presented.absent:
                     await _answer_warm_up(send)
                     return
                 raise Unauthorized(presented.sentence)
             exchange.token = presented
-            exchange.team = team = await self._team(presented.reveal())
-        _authorise(team, exchange)
+            found = await self.teams.find(presented.reveal())
+            if found is None:
+                raise self._unknown(presented)
+            team = self._unexpired(found)
+        exchange.team = team
+        if not permits(team.operations, exchange.operation.name):
+            raise _forbidden(team, exchange)
         await self.app(scope, receive, send)
 
-    async def _team(self, token: str) -> Team:
-        """Find the team of a team token."""
-        team = await self.teams.find(token)
-        if team is None:
-            raise Unauthorized(_UNKNOWN if self._made_here(token) is None else _SOCKETS_ONLY)
-        return self._unexpired(team)
+    def _unknown(self, presented: Secret) -> Unauthorized:
+        return Unauthorized(_UNKNOWN if self._made_here(presented.reveal()) is None else _SOCKETS_ONLY)
 
     def _unexpired(self, team: Team) -> Team:
         if team.expires_at is not None and team.expires_at.timestamp() <= self.clock():
@@ -170,13 +172,10 @@ class _Temporary(NamedTuple):
     project: str | None
 
 
-def _authorise(team: Team, exchange: Exchange) -> None:
-    """Raise Forbidden when the team may not use the operation."""
-    if permits(team.operations, exchange.operation.name):
-        return
+def _forbidden(team: Team, exchange: Exchange) -> Forbidden:
     if not team.operations:
-        raise Forbidden("This team may not use this service.")
-    raise Forbidden(f"This team may not use the operation {exchange.operation.name}.")
+        return Forbidden("This team may not use this service.")
+    return Forbidden(f"This team may not use the operation {exchange.operation.name}.")
 
 
 async def _answer_warm_up(send: Send) -> None:

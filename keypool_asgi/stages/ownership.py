@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -95,30 +95,29 @@ class Ownership(Stage):
         """Resolve what is named, go on, and record or forget by the answer."""
         operation = exchange.operation
         named = named_in_head(operation, exchange.ids, scope["query_string"])
-        refs = [self.rules.refer(kind, text) for kind, text in named]
-        in_body = {name.field: name.kind for name in operation.names if name.in_body}
+        in_body = operation.named_in_body
         body = None
         if scope["type"] == "http" and (in_body or (self._mints(operation) and operation.method == "POST")):
             body = await self._body(scope, receive)
             if body is None:
                 return
-            refs += [self.rules.refer(in_body[field], text) for field, text in named_values(body, in_body)]
+            named += [(in_body[field], text) for field, text in named_values(body, in_body)]
             receive = replayed(body, receive)
-        owners = [owner for ref in dict.fromkeys(refs) if (owner := await self._owner(ref, exchange)) is not None]
-        # A temporary token has named a project already, which nothing else may widen to "any".
-        exchange.project = owner_project(owners) or exchange.project
+        owners = await self._owners(named, exchange) if named else []
+        if owners:  # without any, a temporary token may have named a project; nothing widens that to "any"
+            exchange.project = owner_project(owners)
         if scope["type"] == "websocket":
             receive, send = await self._watched(exchange, receive, send)
         elif operation.creates is not None:
             seal = self._sealing(exchange, scope, body)
             send = _Recorder(self, exchange, operation.creates, scope, send, seal=seal)
         elif exchange.ids and owners and self._speaks_of_existence(exchange, owners[0].ref):
-            send = _Undertaker(self, exchange, owners[0].ref, send)
+            send = _Undertaker(self, exchange, owners[0].ref, send).pass_on
         await self.app(scope, receive, send)
 
     async def _watched(self, exchange: Exchange, receive: Receive, send: Send) -> tuple[Receive, Send]:
         """The session's two directions, checked where its messages name or create resources."""
-        if not any(name.in_body for name in exchange.operation.names):
+        if not exchange.operation.named_in_body:
             return receive, send
         names = SessionNames(
             exchange,
@@ -166,6 +165,15 @@ class Ownership(Stage):
         if any(name == b"content-encoding" for name, _ in scope["headers"]):
             raise BadRequest("The request body must not be compressed here: it may name resources, which are checked.")
         return await read_whole(receive, self.max_json_bytes)
+
+    async def _owners(self, named: Iterable[tuple[str, str]], exchange: Exchange) -> list[Resource]:
+        """Return the owners of what is named, each once; see ``_owner``."""
+        owners = []
+        for kind, text in dict.fromkeys(named):
+            owner = await self._owner(self.rules.refer(kind, text), exchange)
+            if owner is not None:
+                owners.append(owner)
+        return owners
 
     async def _owner(self, ref: Ref, exchange: Exchange) -> Resource | None:
         """Return the owner of a resource, or None when it is nobody's and need not be anybody's.
@@ -290,6 +298,8 @@ class _Recorder:
 class _Undertaker:
     """A ``send`` that forgets a resource when upstream deletes it, or says that it is gone."""
 
+    __slots__ = ("exchange", "held", "ref", "send", "stage")
+
     def __init__(self, stage: Ownership, exchange: Exchange, ref: Ref, send: Send) -> None:
         self.stage = stage
         self.exchange = exchange
@@ -297,19 +307,30 @@ class _Undertaker:
         self.send = send
         self.held: list[Message] = []
 
-    async def __call__(self, message: Message) -> None:
-        """Look at the status, and at the body of one that may mean "gone", before passing them on."""
-        if message["type"] == "http.response.start":
-            status = message["status"]
-            if status in (400, 404) and not self.exchange.refused:
-                self.held.append(message)
-                return
-            if self.exchange.operation.deletes and 200 <= status < 300:
-                await self._forget()
-        elif self.held:
+    def pass_on(self, message: Message) -> Awaitable[None]:
+        """Look at what may mean "gone" before passing it on.
+
+        Not a coroutine itself, for nearly every message goes straight on.
+        """
+        if self.held or (message["type"] == "http.response.start" and self._is_telling(message["status"])):
+            return self._look(message)
+        return self.send(message)
+
+    def _is_telling(self, status: int) -> bool:
+        return status in (400, 404) or self.exchange.operation.deletes
+
+    async def _look(self, message: Message) -> None:
+        """Look at the status, and at the body of one that may mean "gone"."""
+        if self.held:
             self.held.append(message)
             await self._examine(whole=not message.get("more_body", False))
             return
+        status = message["status"]
+        if status in (400, 404) and not self.exchange.refused:
+            self.held.append(message)
+            return
+        if self.exchange.operation.deletes and 200 <= status < 300:
+            await self._forget()
         await self.send(message)
 
     async def _examine(self, *, whole: bool) -> None:
