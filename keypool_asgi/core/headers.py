@@ -47,6 +47,7 @@ _NOT_FOR_UPSTREAM = _HOP_BY_HOP | frozenset(
         b"cookie",
         b"x-api-key",
         # Written anew for the upstream connection.
+        b"accept-encoding",
         b"content-length",
         b"host",
         b"via",
@@ -84,6 +85,9 @@ _NOT_FOR_CALLERS = _HOP_BY_HOP | frozenset(
     }
 )
 
+# It has no body, and some servers would wait for one (RFC 9110, section 8.6).
+_NOT_FOR_CALLERS_OF_204 = _NOT_FOR_CALLERS | {b"content-length"}
+
 _CREDENTIAL_PARAMETERS = frozenset({b"token", b"api_key", b"apikey"})
 
 # Scheme, host and port alone (RFC 6454, section 6.2); browser extensions and apps have schemes of their own.
@@ -105,6 +109,9 @@ class Framing:
     chunked: bool
 
 
+_NO_BODY = Framing(0, chunked=False)
+
+
 def framing_of(method: str, http_version: str, headers: Headers) -> Framing:
     """Read a request's framing from its (lower-case) header fields.
 
@@ -113,10 +120,18 @@ def framing_of(method: str, http_version: str, headers: Headers) -> Framing:
             hosts. Such a request means different things to different servers (RFC 9112, sections 3.2 and 11.2), so
             it goes no further.
     """
-    if sum(name == b"host" for name, _ in headers) > 1:
+    hosts = 0
+    lengths: set[bytes] = set()
+    codings: list[bytes] = []
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+        elif name == b"content-length":
+            lengths.add(value.strip())
+        elif name == b"transfer-encoding":
+            codings.append(value.strip().lower())
+    if hosts > 1:
         raise BadRequest("The request names its host more than once.")
-    lengths = {value.strip() for name, value in headers if name == b"content-length"}
-    codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
     if len(lengths) > 1 or (lengths and codings):
         raise BadRequest("The request gives its length in more than one way: send one Content-Length, or none.")
     if codings:
@@ -127,7 +142,7 @@ def framing_of(method: str, http_version: str, headers: Headers) -> Framing:
         return Framing(_length(lengths.pop()), chunked=False)
     # HTTP/2 and later delimit bodies by themselves, so a body may follow though no field says so.
     unannounced = not http_version.startswith("1") and method in ("POST", "PUT", "PATCH")
-    return Framing(None if unannounced else 0, chunked=unannounced)
+    return Framing(None, chunked=True) if unannounced else _NO_BODY
 
 
 def _length(value: bytes) -> int:
@@ -136,40 +151,47 @@ def _length(value: bytes) -> int:
     return int(value)
 
 
-def upstream_fields(headers: Headers, *, token: bytes, replaced: frozenset[bytes] = frozenset()) -> Headers:
+def upstream_fields(headers: Headers, *, token: bytes) -> Headers:
     """Return the caller's fields that go upstream.
 
     Args:
         headers: the caller's fields, names in lower case.
         token: the caller's team token; no field that holds it anywhere passes (invariant I2).
-        replaced: further names to leave out, because the forwarder writes these fields itself.
     """
-    named = _connection_named(headers)
-    dropped = _NOT_FOR_UPSTREAM | named | replaced if named or replaced else _NOT_FOR_UPSTREAM
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in dropped and not (token and (token in value or token in name))
-    ]
+    passed: Headers = []
+    options: list[bytes] = []
+    for field in headers:
+        name, value = field
+        if name in _NOT_FOR_UPSTREAM:
+            if name == b"connection":
+                options.append(value)
+        # ``find``, because ``in`` tries the token as a number first: that is half of this function's time.
+        elif not (token and (value.find(token) >= 0 or name.find(token) >= 0)):
+            passed.append(field)
+    return _without_named(passed, options)
 
 
 def downstream_fields(status: int, headers: Headers) -> Headers:
     """Return the upstream response's fields that go to the caller, names in lower case as ASGI wants them."""
-    lowered = [(name.lower(), value) for name, value in headers]
-    named = _connection_named(lowered)
-    dropped = _NOT_FOR_CALLERS | named if named else _NOT_FOR_CALLERS
-    if status == 204:  # it has no body, and some servers would wait for one (RFC 9110, section 8.6)
-        dropped |= {b"content-length"}
-    # Who may read answers from a browser is the host's to say.
-    return [field for field in lowered if field[0] not in dropped and not field[0].startswith(b"access-control-")]
+    dropped = _NOT_FOR_CALLERS_OF_204 if status == 204 else _NOT_FOR_CALLERS
+    passed: Headers = []
+    options: list[bytes] = []
+    for given, value in headers:
+        name = given.lower()
+        if name in dropped:
+            if name == b"connection":
+                options.append(value)
+        elif not name.startswith(b"access-control-"):  # who may read answers from a browser is the host's to say
+            passed.append((name, value))
+    return _without_named(passed, options)
 
 
-def _connection_named(headers: Headers) -> frozenset[bytes]:
-    """Names that ``Connection`` lists: they belong to the one hop only."""
-    names = [value for name, value in headers if name == b"connection"]
-    if not names or names == [b"keep-alive"]:
-        return frozenset()
-    return frozenset(option.strip().lower() for value in names for option in value.split(b","))
+def _without_named(fields: Headers, options: list[bytes]) -> Headers:
+    """Leave out what ``Connection`` lists by these values: it belongs to the one hop only."""
+    if not options or options == [b"keep-alive"]:
+        return fields
+    named = {option.strip().lower() for value in options for option in value.split(b",")}
+    return [field for field in fields if field[0] not in named]
 
 
 def forwarded_query(query: bytes, token: bytes) -> bytes:

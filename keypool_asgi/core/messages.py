@@ -51,7 +51,7 @@ class Origin:
         return f"{self.scheme}://{self.authority.decode()}{self.path}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request, and that would take longer than the rest of it
 class RequestHead:
     """The head of one upstream request (RFC 9112, section 3).
 
@@ -71,7 +71,7 @@ class RequestHead:
     patience: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ResponseHead:
     """The head of one upstream response: status, reason phrase and header fields in wire order."""
 

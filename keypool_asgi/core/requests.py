@@ -17,7 +17,8 @@ _SHORTEST_SEARCHED = 8
 # The coding, unless its weight is zero (RFC 9110, section 12.5.3).
 _TAKES_GZIP = re.compile(rb"(?<![a-z-])gzip(?![a-z-])(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))")
 
-_WRITTEN_HERE = frozenset({b"accept-encoding"})
+# A method with a meaning for bodies says so when there is none (RFC 9110, section 8.6).
+_METHODS_WITH_BODIES = ("POST", "PUT", "PATCH")
 
 # An upgrade has no body, though some clients name its type; and its handshake is between neighbours (RFC 6455, 4.1).
 _NOT_IN_UPGRADES = (b"content-", b"sec-websocket-")
@@ -60,12 +61,18 @@ def upstream_request(
     kept_query = forwarded_query(query, secret_token)
     if kept_query:
         target += b"?" + kept_query
-    fields = [(b"host", origin.authority), (b"authorization", _credential(operation, key))]
     is_socket = operation.method == SOCKET
     if is_socket:
         headers = [field for field in headers if not field[0].startswith(_NOT_IN_UPGRADES)]
-    fields += upstream_fields(headers, token=secret_token, replaced=_WRITTEN_HERE)
-    fields += _own_fields(method, operation, framing, fields, via)
+    fields = [
+        (b"host", origin.authority),
+        (b"authorization", _credential(operation, key)),
+        *upstream_fields(headers, token=secret_token),
+    ]
+    if framing.chunked or framing.length or method in _METHODS_WITH_BODIES:
+        fields += _body_fields(operation, framing, fields)
+    if via is not None:
+        fields.append((b"via", b"1.1 " + via))
     if not is_socket:
         fields.append((b"accept-encoding", _encodings(headers, operation)))
     return RequestHead(method.encode("ascii"), origin, target, fields, operation.patience)
@@ -83,21 +90,18 @@ def _encodings(headers: Headers, operation: Operation) -> bytes:
     """
     if operation.creates:
         return b"identity"
-    offered = b",".join([value for name, value in headers if name == b"accept-encoding"]).lower()
-    return b"gzip" if _TAKES_GZIP.search(offered) else b"identity"
+    offered = [value for name, value in headers if name == b"accept-encoding"]
+    return b"gzip" if offered and _TAKES_GZIP.search(b",".join(offered).lower()) else b"identity"
 
 
-def _own_fields(method: str, operation: Operation, framing: Framing, fields: Headers, via: bytes | None) -> Headers:
-    """Fields that we write: what the body is, how long it is, and who passes it on."""
+def _body_fields(operation: Operation, framing: Framing, fields: Headers) -> Headers:
+    """Fields that we write: what the body is, and how long."""
     own: Headers = []
-    has_body = framing.chunked or bool(framing.length)
+    has_body = framing.chunked or framing.length
     if has_body and operation.content_type and not any(name == b"content-type" for name, _ in fields):
         own.append((b"content-type", operation.content_type))
     if framing.chunked:
         own.append((b"transfer-encoding", b"chunked"))
-    elif framing.length or method in ("POST", "PUT", "PATCH"):
-        # A method with a meaning for bodies says so when there is none (RFC 9110, section 8.6).
-        own.append((b"content-length", str(framing.length or 0).encode("ascii")))
-    if via is not None:
-        own.append((b"via", b"1.1 " + via))
+    else:
+        own.append((b"content-length", b"%d" % (framing.length or 0)))
     return own

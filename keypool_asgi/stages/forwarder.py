@@ -11,11 +11,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
 from keypool_asgi.core.headers import downstream_fields
+from keypool_asgi.core.keys import UpstreamKey
 from keypool_asgi.core.messages import RequestHead, ResponseHead
 from keypool_asgi.core.provider import Provider
 from keypool_asgi.core.requests import upstream_request
@@ -23,7 +23,7 @@ from keypool_asgi.errors import BadRequest, BodyTooLarge, UpstreamError, Upstrea
 from keypool_asgi.exchange import Exchange
 from keypool_asgi.ports import UpstreamCall, UpstreamClient
 
-from .leaving import Leaving
+from .leaving import Leaving, Lookout
 from .stage import AnswerBroken, Stage
 
 __all__ = ["Forwarder"]
@@ -65,26 +65,30 @@ class Forwarder(Stage):
         self.provider = provider
         self.via = via.encode("ascii") if via else None
         self.max_body_bytes = max_body_bytes
+        self._lookout = Lookout()
 
     async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward, unless this is a WebSocket session."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        passage = _Passage(self, exchange, self._request(exchange, scope), send)
+        attempt, framed = exchange.attempt, exchange.framing
+        passage = _Passage(self, self._request(exchange, scope, attempt.key), send)
         try:
-            await passage.run(receive)
+            if framed.chunked or framed.length:
+                await passage.run(receive)
+            else:
+                await passage.run_without_body(self._lookout.watch(receive), exchange.began)
         except UpstreamError as error:
-            exchange.attempt.failure = error
+            attempt.failure = error
             logger.warning("request %s: upstream failed: %s", exchange.request_id, error)
             if not passage.started:
                 raise UpstreamFailed.because(error) from error
-        if passage.started and exchange.attempt.failure is not None:
+        if attempt.failure is not None:
             # Outside of the except clause: the error's traceback knows the key.
             raise AnswerBroken("upstream broke off its answer")
 
-    def _request(self, exchange: Exchange, scope: Scope) -> RequestHead:
-        key = exchange.attempt.key
+    def _request(self, exchange: Exchange, scope: Scope, key: UpstreamKey) -> RequestHead:
         return upstream_request(
             scope["method"],
             exchange.path,
@@ -102,9 +106,10 @@ class Forwarder(Stage):
 class _Passage:
     """One attempt's way through the forwarder."""
 
-    def __init__(self, forwarder: Forwarder, exchange: Exchange, request: RequestHead, send: Send) -> None:
+    __slots__ = ("forwarder", "request", "send", "started", "writing")
+
+    def __init__(self, forwarder: Forwarder, request: RequestHead, send: Send) -> None:
         self.forwarder = forwarder
-        self.exchange = exchange
         self.request = request
         self.send = send
         self.started = False
@@ -118,10 +123,6 @@ class _Passage:
             BadRequest: the request cannot be written as HTTP.
             BodyTooLarge: the body grew over the limit before an answer had begun.
         """
-        framed = self.exchange.framing
-        if not (framed.chunked or framed.length):
-            await self._run_without_body(receive)
-            return
         opened: asyncio.Future[UpstreamCall] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.TaskGroup() as group:
@@ -135,10 +136,15 @@ class _Passage:
             if not (self.started and isinstance(failure, BodyTooLarge)):
                 raise failure from None
 
-    async def _run_without_body(self, receive: Receive) -> None:
-        leaving = Leaving(receive)
+    async def run_without_body(self, leaving: Leaving, began: float) -> None:
+        """Forward, as above, a request that has been complete since it ``began``.
+
+        Raises:
+            UpstreamError: upstream failed.
+            BadRequest: the request cannot be written as HTTP.
+        """
         try:
-            if time.monotonic() - self.exchange.began > _WAITED_SECONDS:
+            if time.monotonic() - began > _WAITED_SECONDS:
                 await leaving.look()  # it has waited for a key, perhaps for longer than its caller
             await self._answer(None, leaving.stop)
         except OSError:
@@ -180,9 +186,12 @@ class _Passage:
             self.writing = False
 
     async def _finish(self, call: UpstreamCall) -> None:
-        if self.writing:
-            with suppress(UpstreamError):
-                await call.finish()
+        if not self.writing:
+            return
+        try:
+            await call.finish()
+        except UpstreamError:
+            self.writing = False  # as above
 
     async def _answer(
         self, opened: asyncio.Future[UpstreamCall] | None, stop_reading: Callable[[], Awaitable[None]]
@@ -203,22 +212,19 @@ class _Passage:
             await self._stream(call, head, stop_reading)
         finally:
             call.close()
-        await stop_reading()
 
     async def _stream(
         self, call: UpstreamCall, head: ResponseHead, stop_reading: Callable[[], Awaitable[None]]
     ) -> None:
-        await self._start(head.status, downstream_fields(head.status, head.headers))
+        fields = downstream_fields(head.status, head.headers)
+        self.started = True
+        await self.send({"type": "http.response.start", "status": head.status, "headers": fields})
         more = True
         while more:
             data, more = await call.read()
             if not more:
                 await stop_reading()  # two readers at once would take messages from each other
             await self.send({"type": "http.response.body", "body": data, "more_body": more})
-
-    async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.started = True
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
 
 async def _stopped(reading: asyncio.Task[None]) -> None:
