@@ -227,13 +227,17 @@ def begin(rules: SessionRules) -> Session:
     return Session(rules)
 
 
-def is_notable(session: Session, event: FromUpstream | FromCaller) -> bool:
-    """Whether a message must be decided about; any other one of a LIVE session is simply passed on."""
+def is_notable(session: Session, message: str | bytes, kinds: frozenset[str]) -> bool:
+    """Whether a message must be decided about; any other one of a LIVE session is simply passed on.
+
+    Args:
+        session: the state.
+        message: what has come. It becomes an event only if it is notable, as nearly none is.
+        kinds: what matters from this side: ``rules.closing`` from upstream, ``rules.ends`` from the caller.
+    """
     if session.phase is not Phase.LIVE or not session.proved:
         return True
-    if not isinstance(event.message, str):
-        return False
-    return _mentions(event.message, session.rules.closing if isinstance(event, FromUpstream) else session.rules.ends)
+    return isinstance(message, str) and _mentions(message, kinds)
 
 
 def step(session: Session, event: Event) -> Step:  # noqa: PLR0911 - one for each event

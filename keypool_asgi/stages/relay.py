@@ -67,9 +67,25 @@ class Relay(Stage):
         rules = self.provider.sessions[exchange.operation.service]
         session = RelayedSession(self, exchange, rules, chosen_subprotocol(scope["subprotocols"]), send)
         try:
-            await session.run(self._request(exchange, scope), receive)
+            await session.run(scope, receive)
         finally:
             await self._part(session)
+
+    def upgrade_request(self, exchange: Exchange, scope: Scope) -> RequestHead:
+        """Return what asks upstream for the session, on the attempt's key."""
+        key = exchange.attempt.key
+        return upstream_request(
+            "GET",
+            exchange.path,
+            scope["query_string"],
+            scope["headers"],
+            operation=exchange.operation,
+            framing=_NO_BODY,
+            origin=self.provider.origins[key.region][exchange.operation.service],
+            key=key,
+            token=exchange.token.reveal(),
+            via=self.via,
+        )
 
     async def aclose(self) -> None:
         """Wait for the sessions that are being ended upstream, whose callers have left."""
@@ -88,18 +104,3 @@ class Relay(Stage):
         parting.add_done_callback(self._partings.discard)
         if not session.moved_on:
             await asyncio.shield(parting)
-
-    def _request(self, exchange: Exchange, scope: Scope) -> RequestHead:
-        key = exchange.attempt.key
-        return upstream_request(
-            "GET",
-            exchange.path,
-            scope["query_string"],
-            scope["headers"],
-            operation=exchange.operation,
-            framing=_NO_BODY,
-            origin=self.provider.origins[key.region][exchange.operation.service],
-            key=key,
-            token=exchange.token.reveal(),
-            via=self.via,
-        )

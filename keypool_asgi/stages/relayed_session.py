@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-from keypool_asgi.asgi import Message, Receive, Send
+from keypool_asgi.asgi import Receive, Scope, Send
 from keypool_asgi.core.close_codes import IDLE, TOO_LONG
 from keypool_asgi.core.messages import RequestHead
 from keypool_asgi.core.provider import Provider
@@ -24,7 +24,6 @@ from keypool_asgi.core.relaying import (
     EndUpstream,
     Event,
     FromCaller,
-    FromUpstream,
     GiveUp,
     Judge,
     NoteFigures,
@@ -33,7 +32,6 @@ from keypool_asgi.core.relaying import (
     StopAsked,
     ToCaller,
     Upgraded,
-    UpstreamEnded,
     begin,
     is_notable,
     step,
@@ -44,6 +42,7 @@ from keypool_asgi.exchange import Exchange
 from keypool_asgi.ports import UpstreamSocket, UpstreamSockets
 
 from .leaving import retrieved
+from .session_messages import close_of, event_of, is_longer, left, to_caller
 from .stage import KeyRefused, SessionMoves
 
 __all__ = ["RelayedSession"]
@@ -62,6 +61,9 @@ class Relaying(Protocol):
     provider: Provider
     limits: SessionLimits
     clock: Callable[[], float]
+
+    def upgrade_request(self, exchange: Exchange, scope: Scope) -> RequestHead:
+        """Return what asks upstream for the session, on the attempt's key."""
 
 
 class RelayedSession:
@@ -86,8 +88,8 @@ class RelayedSession:
         "send",
         "socket",
         "state",
-        "stop",
         "subprotocol",
+        "woken",
     )
 
     def __init__(
@@ -102,20 +104,21 @@ class RelayedSession:
         self.loop = asyncio.get_running_loop()
         self.state = begin(rules)
         self.left = _VANISHED
-        self.stop: asyncio.Future[Close] = self.loop.create_future()
+        self.woken: asyncio.Future[None] = self.loop.create_future()
         self.opening: asyncio.Task[tuple[Command, ...]] | None = None
         self.socket: UpstreamSocket | None = None
         self.moved_on = False
         self.meter = SessionMeter()
         self.heard = 0.0
 
-    async def run(self, head: RequestHead, receive: Receive) -> None:
+    async def run(self, scope: Scope, receive: Receive) -> None:
         """Open upstream's side, accept the caller, and relay until the session is over or the caller has left."""
         stopped = self.exchange.stopped
-        self.exchange.on_stop = self._on_stop
+        self.exchange.on_stop = self._wake
         try:
-            for command in await self._opened(head, receive) if stopped is None else self._stopped_early(stopped):
-                await self._carry_out(command)
+            await self._carry_out(
+                await self._opened(scope, receive) if stopped is None else self._stopped_early(stopped)
+            )
             if self.state.phase is Phase.LIVE:
                 await self._relay(receive)
         except OSError:
@@ -150,11 +153,9 @@ class RelayedSession:
             async with asyncio.timeout(self.limits.closing_seconds if begun else _ABANDONED_SECONDS):
                 commands = self._decide(self.left)
                 while self.state.phase is not Phase.OVER:
-                    for command in commands:
-                        await self._carry_out(command)
-                    commands = self._decide(_event(await socket.receive()))
-                for command in commands:
-                    await self._carry_out(command)
+                    await self._carry_out(commands)
+                    commands = self._decide(event_of(await socket.receive()))
+                await self._carry_out(commands)
         except (TimeoutError, UpstreamError):
             self._decide(Overdue())
         if begun:
@@ -165,7 +166,7 @@ class RelayedSession:
 
     # Opening
 
-    async def _opened(self, head: RequestHead, receive: Receive) -> tuple[Command, ...]:
+    async def _opened(self, scope: Scope, receive: Receive) -> tuple[Command, ...]:
         """Open upstream's side unless the caller leaves meanwhile. Returns what follows; nothing when it has left.
 
         Raises:
@@ -173,23 +174,29 @@ class RelayedSession:
             UpstreamError: upstream does not serve.
             Draining: the process is about to end.
         """
+        head = self.relay.upgrade_request(self.exchange, scope)
         self.opening = opening = self.loop.create_task(self._open(head))
         opening.add_done_callback(retrieved)
+        opening.add_done_callback(self._wake)
         # Who has been accepted already may be sending, which is for later.
-        watched = not self.exchange.accepted
-        leaving = self.loop.create_task(_left(receive)) if watched else self.loop.create_future()
+        leaving = None if self.exchange.accepted else self.loop.create_task(left(receive))
+        if leaving is not None:
+            leaving.add_done_callback(self._wake)
         try:
-            await asyncio.wait((opening, leaving, self.stop), return_when=asyncio.FIRST_COMPLETED)
+            await self.woken
         finally:
             if self.socket is not None:
                 opening.cancel()  # upstream has upgraded, and only its first message is waited for
-            await _ended(leaving)
+            if leaving is not None:
+                await _ended(leaving)
         if opening.done() and not opening.cancelled():
+            self.opening = None  # nobody needs what it holds, for as long as the session lasts
             return opening.result()
-        if self.stop.done():
+        if self.exchange.stopped is not None:
             self.moved_on = True
-            return self._stopped_early(self.stop.result())
-        self.left = leaving.result()
+            return self._stopped_early(self.exchange.stopped)
+        if leaving is not None:
+            self.left = leaving.result()
         return ()
 
     def _stopped_early(self, close: Close) -> tuple[Command, ...]:
@@ -213,7 +220,7 @@ class RelayedSession:
                 self.meter.opened = self.loop.time()
                 commands = self._decide(Upgraded())
                 while not commands:
-                    commands = self._decide(_event(await self.socket.receive()))
+                    commands = self._decide(event_of(await self.socket.receive()))
         except TimeoutError:
             self.moved_on = True
             raise UpstreamTimeout("upstream did not serve the session in time", sent=True) from None
@@ -244,6 +251,8 @@ class RelayedSession:
         self.heard = self.loop.time()
         speaking = self.loop.create_task(self._speak())
         hearing = self.loop.create_task(self._hear(receive))
+        speaking.add_done_callback(self._wake)
+        hearing.add_done_callback(self._wake)
         try:
             event = await self._ending(speaking, hearing)
             # No two tasks send to one side; and Granian closes no socket that somebody is still reading.
@@ -264,29 +273,29 @@ class RelayedSession:
             lasts = min(lasts, self.exchange.max_session_seconds)
         ends = (self.meter.opened or self.heard) + lasts
         while True:
-            now = self.loop.time()
-            idle = self.heard + self.limits.idle_seconds
-            if now >= min(idle, ends):
-                return StopAsked(IDLE if idle < ends else TOO_LONG)
-            await asyncio.wait(
-                (speaking, hearing, self.stop),
-                timeout=min(idle, ends) - now,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
             if speaking.done():
                 return None
             if hearing.done():
                 return hearing.result()
-            if self.stop.done():
-                return StopAsked(self.stop.result())
+            if self.exchange.stopped is not None:
+                return StopAsked(self.exchange.stopped)
+            idle = self.heard + self.limits.idle_seconds
+            if self.loop.time() >= min(idle, ends):
+                return StopAsked(IDLE if idle < ends else TOO_LONG)
+            # asyncio.wait would hold a kilobyte more, of every session and for hours.
+            self.woken = self.loop.create_future()
+            timer = self.loop.call_at(min(idle, ends), self._wake)
+            try:
+                await self.woken
+            finally:
+                timer.cancel()
 
     async def _stop(self, event: StopAsked, speaking: asyncio.Task[tuple[Command, ...]]) -> None:
         """Tell upstream to end; pass on what it still has to say; then close the caller's side."""
         commands = self._decide(event)
         try:
             async with asyncio.timeout(self.limits.closing_seconds):
-                for command in commands:
-                    await self._carry_out(command)
+                await self._carry_out(commands)
                 commands = await speaking
         except (TimeoutError, UpstreamError):
             commands = self._decide(Overdue())
@@ -296,8 +305,7 @@ class RelayedSession:
         """Carry out what is left when the session is over. A caller that takes nothing any more is left behind."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self.limits.closing_seconds):
-                for command in commands:
-                    await self._carry_out(command)
+                await self._carry_out(commands)
 
     async def _speak(self) -> tuple[Command, ...]:
         """Pass upstream's messages on until the session is over. Returns what is left to be done then.
@@ -318,36 +326,37 @@ class RelayedSession:
     async def _pass_on(self) -> tuple[Command, ...]:
         """Pass messages on until closing figures come, or the session is over. Returns what is left to be done."""
         socket, send, meter = self._open_socket(), self.send, self.meter
+        closing = self.state.rules.closing
         while True:
-            event = _event(await socket.receive())
-            if type(event) is FromUpstream and not is_notable(self.state, event):
+            message = await socket.receive()
+            if not isinstance(message, Close) and not is_notable(self.state, message, closing):
                 meter.messages_down += 1
-                await send(_asgi_message(event.message))
+                await send(to_caller(message))
                 continue
-            commands = self._decide(event)
+            commands = self._decide(event_of(message))
             if self.state.phase is Phase.OVER:
                 return commands
-            for command in commands:
-                await self._carry_out(command)
+            await self._carry_out(commands)
             if any(isinstance(command, NoteFigures) for command in commands):
                 return ()
 
     async def _hear(self, receive: Receive) -> Event:
         """Pass the caller's messages on until it leaves, or must be stopped. Returns which."""
         socket, meter, limit = self._open_socket(), self.meter, self.limits.message_bytes
+        now, ends = self.loop.time, self.state.rules.ends
         while True:
             message = await receive()
             if message["type"] != "websocket.receive":
-                return CallerLeft(_close_of(message))
-            self.heard = self.loop.time()
+                return CallerLeft(close_of(message))
+            self.heard = now()
             data = message.get("bytes")
             if data is None:
                 data = message["text"]
-            if _is_longer(data, limit):
+            if is_longer(data, limit):
                 return StopAsked(Close(1009, f"A message has at most {limit} bytes."))
             if type(data) is bytes:
                 meter.bytes_up += len(data)
-            elif is_notable(self.state, FromCaller(data)):
+            elif is_notable(self.state, data, ends):
                 self._decide(FromCaller(data))
             meter.messages_up += 1
             try:
@@ -363,10 +372,14 @@ class RelayedSession:
         self.state, commands = step(self.state, event)
         return commands
 
-    async def _carry_out(self, command: Command) -> None:
+    async def _carry_out(self, commands: tuple[Command, ...]) -> None:
+        for command in commands:
+            await self._do(command)
+
+    async def _do(self, command: Command) -> None:
         if isinstance(command, ToCaller):
             self.meter.messages_down += 1
-            await self.send(_asgi_message(command.message))
+            await self.send(to_caller(command.message))
         elif isinstance(command, EndUpstream):
             if command.message is not None:
                 await self._open_socket().send(command.message)
@@ -390,21 +403,15 @@ class RelayedSession:
             self.exchange.accepted = True
             await self.send({"type": "websocket.accept", "subprotocol": self.subprotocol})
 
-    def _on_stop(self, close: Close) -> None:
-        if not self.stop.done():
-            self.stop.set_result(close)
+    def _wake(self, _cause: object = None) -> None:
+        """Have whoever waits look at what has changed."""
+        if not self.woken.done():
+            self.woken.set_result(None)
 
     def _open_socket(self) -> UpstreamSocket:
         if self.socket is None:
             raise RuntimeError("the upstream connection is not open yet")
         return self.socket
-
-
-async def _left(receive: Receive) -> CallerLeft:
-    """Wait until the caller leaves. Before it is accepted it can do nothing else."""
-    while (message := await receive())["type"] != "websocket.disconnect":
-        pass
-    return CallerLeft(_close_of(message))
 
 
 async def _ended(*tasks: asyncio.Future[Any]) -> None:
@@ -413,24 +420,3 @@ async def _ended(*tasks: asyncio.Future[Any]) -> None:
         task.cancel()  # all before any wait, which may be cut short itself
     if running := [task for task in tasks if not task.done()]:
         await asyncio.wait(running)
-
-
-def _event(message: str | bytes | Close) -> FromUpstream | UpstreamEnded:
-    return UpstreamEnded(message) if isinstance(message, Close) else FromUpstream(message)
-
-
-def _asgi_message(message: str | bytes) -> Message:
-    if isinstance(message, str):
-        return {"type": "websocket.send", "text": message}
-    return {"type": "websocket.send", "bytes": message}
-
-
-def _close_of(message: Message) -> Close:
-    return Close(message.get("code") or 1005, message.get("reason") or "")
-
-
-def _is_longer(data: str | bytes, limit: int) -> bool:
-    """Whether a message has more bytes than this; a character of text has up to four."""
-    if len(data) > limit:
-        return True
-    return isinstance(data, str) and 4 * len(data) > limit and len(data.encode("utf-8", "surrogatepass")) > limit

@@ -39,6 +39,8 @@ class SessionWalk:
         retries: how often a region whose host has failed is tried again.
     """
 
+    __slots__ = ("doubted", "exchange", "failed_regions", "failure", "pool", "regions", "retries_left", "said", "tried")
+
     def __init__(self, exchange: Exchange, *, pool: LeasingPool, regions: frozenset[str], retries: int) -> None:
         self.exchange = exchange
         self.pool = pool
@@ -86,6 +88,7 @@ class SessionWalk:
             self.failed_regions |= {lease.key.region}
             return False
         finally:
+            attempt.judge = _too_late  # the exchange would hold this walk, and the walk the exchange
             await self.pool.give_back(lease, verdict)
         return True
 
@@ -131,3 +134,7 @@ class SessionWalk:
             project=self.exchange.project,
             tried=self.tried,
         )
+
+
+def _too_late(verdict: Verdict) -> None:
+    """Take what is said to an attempt that is over."""

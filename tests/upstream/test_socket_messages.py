@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wsproto.frame_protocol import FrameDecoder
 
 from keypool_asgi.core.sessions import Close
 from keypool_asgi.testing.simulator.sockets.frames import frame
@@ -91,10 +92,20 @@ def test_what_is_wrong_is_found_however_it_is_cut(
 def test_short_messages_in_one_piece_do_not_need_wsproto(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = MessageReader(LIMIT)
     fed: list[bytes] = []
-    monkeypatch.setattr(type(reader._decoder), "receive_bytes", lambda _self, data: fed.append(data))
+    monkeypatch.setattr(FrameDecoder, "receive_bytes", lambda _self, data: fed.append(data))
     reader.feed(frame(1, b"one") + frame(2, b"2" * 300) + frame(1, "drü".encode()))
     assert [reader.next(), reader.next(), reader.next(), reader.next()] == ["one", b"2" * 300, "drü", None]
     assert fed == []
+
+
+def test_wsproto_is_kept_only_while_it_has_something() -> None:
+    reader = MessageReader(LIMIT)
+    reader.feed(frame(9, b"a ping") + frame(1, b"in ")[:4])
+    assert [reader.next(), reader.next()] == [Ping(b"a ping"), None]
+    assert reader._decoder is not None
+    reader.feed(frame(1, b"in ")[4:])
+    assert [reader.next(), reader.next()] == ["in ", None]
+    assert reader._decoder is None
 
 
 @pytest.mark.parametrize("opcode", [1, 2])

@@ -16,6 +16,7 @@ from keypool_asgi.upstream.settings import Timeouts
 from .handshake import Upgrade, encode_upgrade
 
 if TYPE_CHECKING:
+    from .frames import FrameWriter
     from .socket import NativeSocket
     from .upgrade import OpeningSocket
 
@@ -45,6 +46,7 @@ class NativeSockets:
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._limits = limits
+        self._frames: FrameWriter | None = None  # of all sockets: an idle one need not have masks in store
         self._connections = Connections(timeouts=timeouts, ssl_context=ssl_context)
 
     def warm(self) -> None:
@@ -96,6 +98,8 @@ class NativeSockets:
             raise ConnectFailed(f"no connection to {origin.host}:{origin.port} within {head.patience:g} s") from None
 
     def _opening(self, conn: Connection, upgrade: Upgrade, last_words: str | None) -> OpeningSocket:
+        from .frames import FrameWriter
         from .upgrade import OpeningSocket
 
-        return OpeningSocket(conn, upgrade.accept, self._limits, last_words)
+        self._frames = self._frames or FrameWriter()
+        return OpeningSocket(conn, upgrade.accept, self._limits, self._frames, last_words)

@@ -23,7 +23,7 @@ _LONG: Final = Struct("!BBQ4s").pack
 
 
 class FrameWriter:
-    """Builds the frames of one connection, each as one piece of bytes for one write."""
+    """Builds frames, each as one piece of bytes for one write. It serves any number of connections of one thread."""
 
     __slots__ = ("_masks",)
 

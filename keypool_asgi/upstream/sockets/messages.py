@@ -52,7 +52,7 @@ class MessageReader:
     __slots__ = ("_at", "_check", "_data", "_decoder", "_max", "_opcode", "_partial")
 
     def __init__(self, max_bytes: int) -> None:
-        self._decoder = FrameDecoder(client=True)
+        self._decoder: FrameDecoder | None = None  # only while it has something: it takes more memory than all the rest
         self._max = max_bytes
         self._opcode: Opcode | None = None  # of the message that is incomplete
         self._partial = bytearray()
@@ -75,21 +75,15 @@ class MessageReader:
             message = self._take_whole()
             if message is not None:
                 return message
+            self._decoder = self._decoder or FrameDecoder(client=True)
             self._decoder.receive_bytes(self._data[self._at :])
             self._data = b""
-        try:
-            while (frame := self._decoder.process_buffer()) is not None:
-                event = self._take(frame)
-                if event is not None:
-                    return event
-        except ParseFailed as exc:
-            raise ViolationError(PROTOCOL_ERROR, _sentence(exc)) from None
-        return None
+        return None if self._decoder is None else self._take_parsed(self._decoder)
 
     def _take_whole(self) -> str | bytes | None:
         """Take a message that is next, in one short frame, and all there; None for anything else, right or wrong."""
         data, at = self._data, self._at
-        if self._opcode is not None or self._decoder.header is not None or self._decoder.buffer or len(data) < at + 4:
+        if self._opcode is not None or self._decoder is not None or len(data) < at + 4:
             return None
         first, size, start = data[at], data[at + 1], at + 2
         if size == 126:
@@ -106,6 +100,19 @@ class MessageReader:
         self._at = end
         payload = data[start:end]
         return payload if first == _WHOLE_BINARY else _decode(payload)
+
+    def _take_parsed(self, decoder: FrameDecoder) -> Event | None:
+        """Take an event out of what wsproto was given, which is forgotten when it has nothing left."""
+        try:
+            while (frame := decoder.process_buffer()) is not None:
+                event = self._take(frame)
+                if event is not None:
+                    return event
+        except ParseFailed as exc:
+            raise ViolationError(PROTOCOL_ERROR, _sentence(exc)) from None
+        if decoder.header is None and not decoder.buffer:
+            self._decoder = None
+        return None
 
     def _take(self, frame: Frame) -> Event | None:
         opcode, _, frame_ended, final = frame

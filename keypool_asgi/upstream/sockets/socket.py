@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from typing import Final
 
 from keypool_asgi.core.sessions import Close, SessionLimits
@@ -53,6 +52,7 @@ class NativeSocket:
     Args:
         conn: the connection.
         limits: of the session.
+        frames: builds what is sent.
         data: what came after the answer to the upgrade.
         last_words: a message that is sent before this side fails the connection, as far as it takes any.
     """
@@ -80,14 +80,20 @@ class NativeSocket:
     )
 
     def __init__(
-        self, conn: Connection, limits: SessionLimits, data: bytes = b"", *, last_words: str | None = None
+        self,
+        conn: Connection,
+        limits: SessionLimits,
+        frames: FrameWriter,
+        data: bytes = b"",
+        *,
+        last_words: str | None = None,
     ) -> None:
         self._last_words = last_words
         self._conn = conn
         self._limits = limits
-        self._frames = FrameWriter()
+        self._frames = frames
         self._reader = MessageReader(limits.message_bytes)
-        self._messages: deque[str | bytes] = deque()
+        self._messages: list[str | bytes] = []  # there are few; an empty deque takes 700 bytes
         self._buffered = 0  # bytes of them, never too few
         self._full = False  # too much waits for whoever receives: nothing is read, nor parsed
         self._lost: str | None = None  # the connection has ended; what it left is not parsed yet
@@ -131,7 +137,7 @@ class NativeSocket:
                 await self._receiver
             finally:
                 self._receiver = None
-        message = messages.popleft()
+        message = messages.pop(0)
         # A text of n bytes may have fewer characters: what is left over is forgotten with the last message.
         self._buffered = self._buffered - len(message) if messages else 0
         if self._full and self._caught_up():

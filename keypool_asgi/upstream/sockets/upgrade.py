@@ -10,6 +10,7 @@ from keypool_asgi.errors import ConnectFailed, ConnectionBroken, UpstreamError, 
 from keypool_asgi.upstream.connection import Connection
 from keypool_asgi.upstream.request import EncodedRequest
 
+from .frames import FrameWriter
 from .handshake import AnswerReader
 from .socket import NativeSocket
 
@@ -26,10 +27,13 @@ class OpeningSocket:
     that follows the answer is lost.
     """
 
-    __slots__ = ("_answer", "_conn", "_last_words", "_limits", "_opened")
+    __slots__ = ("_answer", "_conn", "_frames", "_last_words", "_limits", "_opened")
 
-    def __init__(self, conn: Connection, accept: bytes, limits: SessionLimits, last_words: str | None = None) -> None:
+    def __init__(
+        self, conn: Connection, accept: bytes, limits: SessionLimits, frames: FrameWriter, last_words: str | None = None
+    ) -> None:
         self._conn = conn
+        self._frames = frames
         self._last_words = last_words
         self._answer = AnswerReader(accept)
         self._limits = limits
@@ -68,7 +72,8 @@ class OpeningSocket:
             return
         if rest is not None:
             self._conn.overdue.stop()
-            self._opened.set_result(NativeSocket(self._conn, self._limits, rest, last_words=self._last_words))
+            socket = NativeSocket(self._conn, self._limits, self._frames, rest, last_words=self._last_words)
+            self._opened.set_result(socket)
         elif self._answer.ended:
             self._fail(self._answer.refusal())
         elif self._answer.refused:
