@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
-from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from .answers import KEYS, PREFIX, SMALL_ANSWER, TOKEN
 
-__all__ = ["APPS", "STORES", "available", "make_app"]
+__all__ = ["APPS", "STORES", "keypool", "make_app", "null_app"]
 
 _HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(SMALL_ANSWER))]
 
@@ -30,7 +32,10 @@ async def _host(scope: Any, receive: Any, send: Any) -> None:
 
 
 def keypool(upstream: str, host: Any = None, **settings: Any) -> Any:
-    """Everything on: authentication, permissions, two limits, three keys, all in memory."""
+    """Everything on: authentication, permissions, two limits, three keys, ownership and the account, all in memory.
+
+    Ownership and the account of usage (``ledger``) are on by default, and so is the settling of jobs nobody polls.
+    """
     from keypool_asgi import KeyPoolMiddleware, Limit, Team, UpstreamKey
 
     limits = [Limit("requests", 1_000_000_000, per="minute"), Limit("concurrency", 100_000)]
@@ -44,19 +49,19 @@ def keypool(upstream: str, host: Any = None, **settings: Any) -> Any:
     )
 
 
-def _httpx(upstream: str) -> Any:
+def _httpx(upstream: str, _folder: str) -> Any:
     import httpx
 
     return keypool(upstream, transport=httpx.AsyncHTTPTransport())
 
 
-def _fastapi_proxy_lib(upstream: str) -> Any:
+def _fastapi_proxy_lib(upstream: str, _folder: str) -> Any:
     from fastapi_proxy_lib.fastapi.app import reverse_http_app
 
     return reverse_http_app(base_url=f"{upstream}/")
 
 
-def _asgiproxy(upstream: str) -> Any:
+def _asgiproxy(upstream: str, _folder: str) -> Any:
     from asgiproxy.config import BaseURLProxyConfigMixin, ProxyConfig
     from asgiproxy.context import ProxyContext
     from asgiproxy.simple_proxy import make_simple_proxy_app
@@ -66,6 +71,21 @@ def _asgiproxy(upstream: str) -> Any:
         rewrite_host_header = "api"
 
     return make_simple_proxy_app(ProxyContext(Config(), max_concurrency=10_000))
+
+
+def _litellm(upstream: str, folder: str) -> Any:
+    """Its generic pass-through. Without a master key it looks no key up."""
+    endpoint = {"path": PREFIX, "target": upstream, "include_subpath": True, "forward_headers": True}
+    file = Path(folder, "litellm.yaml")
+    file.write_text(json.dumps({"general_settings": {"pass_through_endpoints": [endpoint]}}), encoding="ascii")
+    os.environ |= {
+        "CONFIG_FILE_PATH": str(file),
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # it would be fetched from the network
+    }
+    from litellm.proxy.proxy_server import app
+
+    return app
 
 
 def _own_quotas(_folder: str) -> dict[str, Any]:
@@ -88,24 +108,18 @@ STORES: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 """What the ``stores`` benchmark compares."""
 
-APPS: dict[str, Callable[[str], Any]] = {
-    "null": lambda _: null_app,
-    "keypool": keypool,
+APPS: dict[str, Callable[[str, str], Any]] = {
+    "null": lambda *_: null_app,
+    "keypool": lambda upstream, _: keypool(upstream),
     "keypool-httpx": _httpx,
     "fastapi-proxy-lib": _fastapi_proxy_lib,
     "asgiproxy": _asgiproxy,
+    "litellm": _litellm,
 }
-"""Name to a function from the upstream's URL to an app."""
-
-_NEEDS = {"fastapi-proxy-lib": "fastapi_proxy_lib", "asgiproxy": "asgiproxy"}
-
-
-def available(name: str) -> bool:
-    """Whether what an app needs is installed."""
-    return name not in _NEEDS or find_spec(_NEEDS[name]) is not None
+"""Name to a function from the upstream's URL, and a folder that may be used, to an app."""
 
 
 def make_app(name: str, upstream: str, folder: str) -> Any:
     """Make an app; ``store:NAME`` is the stack with a row of ``STORES``."""
     kind, _, store = name.partition(":")
-    return keypool(upstream, **STORES[store](folder)) if kind == "store" else APPS[name](upstream)
+    return keypool(upstream, **STORES[store](folder)) if kind == "store" else APPS[name](upstream, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ from . import proc
 __all__ = ["Child", "Fleet"]
 
 _PR_SET_PDEATHSIG = 1
-_START_SECONDS = 15.0
+_START_SECONDS = 60.0  # LiteLLM takes its time
 _STOP_SECONDS = 10.0
 _ROOT = Path(__file__).parent.parent
 _LIBC = ctypes.CDLL(None)
@@ -42,7 +43,9 @@ class Fleet:
         self.folder = Path()
 
     def __enter__(self) -> Fleet:
-        """Make a temporary folder."""
+        """Make a temporary folder, and have as many file descriptors as may be."""
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="keypool-bench-")))
         self._errors = self._stack.enter_context((self.folder / "stderr").open("ab"))
         return self
@@ -51,11 +54,11 @@ class Fleet:
         """Stop every process and wait for it."""
         self._stack.close()
 
-    def python(self, *arguments: str, on: int) -> Child:
+    def python(self, *arguments: str, on: int, interpreter: str = sys.executable) -> Child:
         """Start ``python -m benchmarks.serve`` on a processor, with a listening socket of ours as ``--fd``."""
         with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
             descriptor, port = listener.fileno(), listener.getsockname()[1]
-            command = [sys.executable, "-m", "benchmarks.serve", *arguments, "--fd", str(descriptor)]
+            command = [interpreter, "-m", "benchmarks.serve", *arguments, "--fd", str(descriptor)]
             command += ["--folder", str(self.folder)]
             child = Child(self._start(command, on, keep=[descriptor]), port)
         return self._ready(child)
@@ -103,9 +106,9 @@ class Fleet:
                         return child
             except OSError:
                 time.sleep(0.05)
-            if time.monotonic() > end:
+            if time.monotonic() > end or self._processes[child.pid].poll() is not None:
                 said = (self.folder / "stderr").read_text(encoding="utf-8", errors="replace")[-2000:]
-                raise TimeoutError(f"process {child.pid} did not begin to answer within {_START_SECONDS:g} s\n{said}")
+                raise TimeoutError(f"process {child.pid} did not begin to answer\n{said}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

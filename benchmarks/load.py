@@ -68,11 +68,10 @@ def latencies(port: int, data: bytes, count: int) -> list[float]:
     with _connect(port) as sock:
         length = _first_answer(sock, data)
         for _ in range(count):
-            began = time.perf_counter()
+            began, answer = time.perf_counter(), b""
             sock.sendall(data)
-            left = length
-            while left:
-                left -= _received(sock, left)
+            while not _is_whole(answer, length):
+                answer += _received(sock)
             found.append(time.perf_counter() - began)
     return found
 
@@ -115,7 +114,7 @@ class _Crowd:
     def __init__(self, port: int, data: bytes, count: int, stack: ExitStack) -> None:
         self._data = data
         self._poll = stack.enter_context(select.epoll())
-        self._left: dict[int, int] = {}
+        self._answers: dict[int, bytes] = {}
         self._began: dict[int, float] = {}
         self._ready: list[tuple[int, int]] = []
         self.socks: dict[int, socket.socket] = {}
@@ -127,7 +126,7 @@ class _Crowd:
 
     def send(self, descriptor: int) -> None:
         """Send one request."""
-        self._left[descriptor] = self._length
+        self._answers[descriptor] = b""
         self._began[descriptor] = time.perf_counter()
         self.socks[descriptor].sendall(self._data)
 
@@ -139,8 +138,8 @@ class _Crowd:
                 if not self._ready:
                     raise TimeoutError(f"no answer within {_TIMEOUT_SECONDS:g} s")
             descriptor, _ = self._ready.pop(0)
-            self._left[descriptor] -= _received(self.socks[descriptor], self._left[descriptor])
-            if not self._left[descriptor]:
+            self._answers[descriptor] += _received(self.socks[descriptor])
+            if _is_whole(self._answers[descriptor], self._length):
                 return descriptor, time.perf_counter() - self._began[descriptor]
 
 
@@ -150,34 +149,36 @@ def _connect(port: int) -> socket.socket:
     return sock
 
 
-def _received(sock: socket.socket, most: int) -> int:
-    data = sock.recv(most)
+def _received(sock: socket.socket) -> bytes:
+    data = sock.recv(65_536)
     if not data:
         raise ConnectionResetError("the server under test has closed a connection")
-    return len(data)
+    return data
+
+
+def _is_whole(answer: bytes, length: int) -> bool:
+    """Whether the head and a body of so many bytes have come. Heads vary: they tell how much of a limit is left."""
+    end = answer.find(b"\r\n\r\n")
+    return end >= 0 and len(answer) >= end + 4 + length
 
 
 def _first_answer(sock: socket.socket, data: bytes) -> int:
-    """Send a request, check that it is answered with 200, and return how many bytes such an answer has."""
+    """Send a request, check that it is answered with 200, and return how many bytes its body has."""
     sock.sendall(data)
     head, rest = answer_head(sock)
     if not head.startswith(b"HTTP/1.1 200"):
         raise ValueError(f"the server under test answers {head[:60]!r}")
     length = content_length(head)
-    missing = length - len(rest)
-    while missing:
-        missing -= _received(sock, missing)
-    return len(head) + length
+    while len(rest) < length:
+        rest += _received(sock)
+    return length
 
 
 def answer_head(sock: socket.socket) -> tuple[bytes, bytes]:
     """Read the head of an answer; return it with its empty line, and what came of the body with it."""
     data = b""
     while b"\r\n\r\n" not in data:
-        piece = sock.recv(65_536)
-        if not piece:
-            raise ConnectionResetError("the server under test has closed a connection")
-        data += piece
+        data += _received(sock)
     end = data.index(b"\r\n\r\n") + 4
     return data[:end], data[end:]
 

@@ -22,7 +22,7 @@ http {
 _STUB = "server { listen 127.0.0.1:{port} backlog=1024; default_type application/json; return 200 '%s'; }"
 
 _PROXY = """
-  upstream up { server 127.0.0.1:%d; keepalive 512; keepalive_requests 100000000; }
+  upstream up { server 127.0.0.1:%d; keepalive 1024; keepalive_requests 100000000; }
   server {
     listen 127.0.0.1:{port} backlog=1024;
     location /v1/assemblyai/ {

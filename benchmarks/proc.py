@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-__all__ = ["cpu_seconds", "peak_of", "pin", "processors", "resident_bytes"]
+__all__ = ["cpu_seconds", "peak_of", "pin", "processors", "resident_bytes", "rest"]
+
+_LOOK_SECONDS, _IDLE = 0.05, 0.1
 
 
 @cache
@@ -34,6 +37,14 @@ def cpu_seconds(pid: int) -> float:
         with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
             total += int((task / "schedstat").read_text().split()[0])
     return total / 1e9
+
+
+def rest(pid: int, most_seconds: float = 3.0) -> None:
+    """Wait until a process is idle: what it has not finished would disturb whoever shares its processor."""
+    end, spent = time.monotonic() + most_seconds, -1.0
+    while time.monotonic() < end and cpu_seconds(pid) - spent > _IDLE * _LOOK_SECONDS:
+        spent = cpu_seconds(pid)
+        time.sleep(_LOOK_SECONDS)
 
 
 def resident_bytes(pid: int) -> int:

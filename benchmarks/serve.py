@@ -8,6 +8,7 @@ import cProfile
 import signal
 import socket
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 from . import upstream
@@ -37,7 +38,8 @@ def _serve_app(app: Any, sock: socket.socket, profile_file: str | None) -> None:
 
     # uvicorn raises the signal again after its orderly shutdown; a profile is still to be written then.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    config = uvicorn.Config(app, http="httptools", ws="none", log_level="error", access_log=False, lifespan="auto")
+    sockets = "websockets-sansio" if find_spec("websockets") else "none"
+    config = uvicorn.Config(app, http="httptools", ws=sockets, log_level="error", access_log=False, lifespan="auto")
     config.load()
     server = uvicorn.Server(config)
     if profile_file is None:

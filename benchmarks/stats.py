@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def ratio(values: Sequence[float], reference: Sequence[float]) -> float:
     """Return the median of the ratios, taken round by round: what disturbs a round disturbs both of its numbers."""
-    return median([value / other for value, other in zip(values, reference, strict=True)])
+    return median([value / other if other else math.inf for value, other in zip(values, reference, strict=True)])
 
 
 def amount(value: float) -> str:
@@ -43,7 +44,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 def machine() -> str:
     """Say what this was measured on."""
     load = os.getloadavg()[0]
-    names = ("keypool-asgi", "uvicorn", "httptools", "uvloop", "httpx", "fastapi-proxy-lib", "asgiproxy")
+    names = ("keypool-asgi", "uvicorn", "httptools", "uvloop", "httpx", "websockets")
     versions = ", ".join(f"{name} {found}" for name in names if (found := _version(name)))
     return (
         f"{platform.python_implementation()} {platform.python_version()}, {platform.system()} {platform.release()}, "

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from .apps import STORES
 from .fleet import Fleet
-from .small import Plan, columns, compare, saturated, start
 from .stats import table
+from .subjects import Plan, columns, compare, saturated, start
 
 __all__ = ["run"]
 
@@ -20,7 +20,7 @@ def run(*, quick: bool, profile: bool) -> Iterator[str]:  # noqa: ARG001 - every
     with Fleet() as fleet:
         subjects = start(fleet, [f"store:{name}" for name in STORES])
         subjects = [subject for subject in subjects if subject.name.startswith("store:")]
-        saturated(fleet, subjects, plan, _CONNECTIONS)
+        saturated(fleet, {_CONNECTIONS: subjects}, plan)
         yield table(
             f"stores: small GETs, {_CONNECTIONS} connections",
             columns("store:memory"),
