@@ -21,6 +21,22 @@ async def null_app(_scope: Any, _receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": SMALL_ANSWER})
 
 
+async def discard_app(scope: Any, receive: Any, send: Any) -> None:
+    """Read the body and forget it: the rate at which this server takes an upload."""
+    if scope["type"] != "http":
+        await _host(scope, receive, send)
+        return
+    received, more = 0, True
+    while more:
+        message = await receive()
+        received += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    body = b'{"received":%d}' % received
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
 async def _host(scope: Any, receive: Any, send: Any) -> None:
     """Stand for a framework: a lifespan that does nothing, and the null app."""
     if scope["type"] != "lifespan":
@@ -110,6 +126,7 @@ STORES: dict[str, Callable[[str], dict[str, Any]]] = {
 
 APPS: dict[str, Callable[[str, str], Any]] = {
     "null": lambda *_: null_app,
+    "discard": lambda *_: discard_app,
     "keypool": lambda upstream, _: keypool(upstream),
     "keypool-httpx": _httpx,
     "fastapi-proxy-lib": _fastapi_proxy_lib,

@@ -1,92 +1,132 @@
-"""``memory``: large uploads and downloads through the whole stack, with fast, slow and stalled peers."""
+"""``memory``: large uploads and downloads through the whole stack: what they occupy, and how fast they are."""
 
 from __future__ import annotations
 
-import json
-import socket
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import NamedTuple
 
 from . import nginx, proc
-from .answers import PREFIX, TOKEN
 from .fleet import Child, Fleet
-from .load import answer_head, content_length
-from .stats import amount, table
-from .upstream import SLOW_BYTES_PER_SECOND, STALL_SECONDS
+from .goals import Goal, goals
+from .stats import amount, ratio, table
+from .transfers import Transfer, play
 
 __all__ = ["run"]
 
 _MIB = 1024**2
-_PIECE = bytes(256 * 1024)
-_TIMEOUT_SECONDS = 60.0
-_GOAL_MIB, _LATER_GOAL_MIB = 32.0, 4.0
+_GROWTH_MIB = 4.0
+_UP_RATE, _DOWN_RATE = 0.95, 0.9
 
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """One large body, and how the side that takes it behaves."""
-
-    upload: bool
-    size: int
-    peer: str = "fast"
-    chunked: bool = False
-
-    @property
-    def name(self) -> str:
-        """What it is called in the table."""
-        return f"{'upload' if self.upload else 'download'}, {self.peer} peer{', chunked' if self.chunked else ''}"
-
+_LONG, _USUAL = 2_000_000_000, 500_000_000
 
 TRANSFERS = (
-    Transfer(True, 2_000_000_000),
-    Transfer(True, 500_000_000, chunked=True),
-    Transfer(True, 75_000_000, "slow"),
-    Transfer(True, 200_000_000, "stalled"),
-    Transfer(False, 500_000_000),
-    Transfer(False, 75_000_000, "slow"),
-    Transfer(False, 200_000_000, "stalled"),
+    Transfer(upload=True, size=_LONG),
+    Transfer(upload=True, size=_LONG, peer="stalled"),
+    Transfer(upload=True, size=75_000_000, peer="slow"),
+    Transfer(upload=True, size=_USUAL, chunked=True),
+    Transfer(upload=False, size=_LONG),
+    Transfer(upload=False, size=_LONG, peer="stalled"),
+    Transfer(upload=False, size=75_000_000, peer="slow"),
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much to send."""
+
+    share: float = 1.0
+    rounds: int = 5
+
+    @classmethod
+    def quick(cls) -> Plan:
+        """Return one that only shows that it works."""
+        return cls(share=0.05, rounds=2)
+
+    def sized(self, transfer: Transfer, most: int = _LONG) -> Transfer:
+        """Return a transfer of the size that is meant here."""
+        return replace(transfer, size=int(min(transfer.size, most) * self.share))
+
+
+@dataclass(slots=True)
+class Pace:
+    """How fast a server has moved a body, round by round, and what that cost."""
+
+    rates: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def measure(self, child: Child, transfer: Transfer) -> None:
+        """Move the body once."""
+        cpu, began = proc.cpu_seconds(child.pid), time.perf_counter()
+        play(child.port, transfer)
+        self.rates.append(transfer.size / 1e6 / (time.perf_counter() - began))
+        self.cpu.append((proc.cpu_seconds(child.pid) - cpu) / (transfer.size / 1e9))
+
+
+class Occupation(NamedTuple):
+    """What a server has occupied during a transfer, in bytes."""
+
+    server: str
+    transfer: Transfer
+    idle: int
+    peak: int
+    pace: Pace
+
+    @property
+    def growth(self) -> float:
+        """The peak above idle, in MiB."""
+        return (self.peak - self.idle) / _MIB
+
+
 def run(*, quick: bool, profile: bool) -> Iterator[str]:  # noqa: ARG001 - every benchmark is called alike
-    """Measure, and give out the table."""
-    transfers = TRANSFERS
-    if quick:
-        transfers = tuple(Transfer(t.upload, min(t.size // 5, 100_000_000), t.peer, t.chunked) for t in TRANSFERS)
-    rows: list[list[str]] = []
+    """Measure, and give out the tables."""
+    plan = Plan.quick() if quick else Plan()
     with Fleet() as fleet:
-        load_cpu, server_cpu = proc.processors()
-        upstream = fleet.python("upstream", on=load_cpu)
-        url = f"http://127.0.0.1:{upstream.port}"
-        children = {name: fleet.python(name, "--upstream", url, on=server_cpu) for name in ("keypool", "keypool-httpx")}
-        if nginx.installed():
-            children["nginx"] = fleet.nginx(nginx.proxy(upstream.port), on=server_cpu)
-        idle = {name: _idle(child) for name, child in children.items()}
-        for transfer in transfers:
-            rows += [_row(name, child, transfer, idle[name]) for name, child in children.items()]
-    columns = ["transfer", "proxy", "MB", "MB/s", "CPU s/GB", "idle MiB", "peak MiB", "growth MiB", "<= 32", "<= 4"]
-    yield table("memory: peak RSS above idle", columns, rows)
+        children = _started(fleet)
+        proxies = {name: child for name, child in children.items() if name != "discard"}
+        occupied = _occupied(proxies, plan)
+        yield _memory(occupied)
+        takers = {name: child for name, child in children.items() if name != "keypool-httpx"}
+        up = _paces(takers, plan.sized(Transfer(upload=True, size=_USUAL)), plan.rounds)
+        yield _rates(f"memory: upload rates, {plan.rounds} rounds", up, "discard")
+        down = _paces(proxies, plan.sized(Transfer(upload=False, size=_USUAL)), plan.rounds)
+        yield _rates(f"memory: download rates, {plan.rounds} rounds", down, "nginx" if "nginx" in down else "keypool")
+        yield goals(
+            "memory",
+            *[
+                Goal(f"growth MiB, {one.transfer.name}", one.growth, _GROWTH_MIB)
+                for one in occupied
+                if one.server == "keypool"
+            ],
+            Goal("upload MB/s, x an app that discards", _rate(up, "discard"), _UP_RATE, at_least=True),
+            Goal("download MB/s, x nginx", _rate(down, "nginx"), _DOWN_RATE, at_least=True),
+        )
 
 
-def _row(name: str, child: Child, transfer: Transfer, idle: int) -> list[str]:
-    cpu, began = proc.cpu_seconds(child.pid), time.perf_counter()
-    with proc.peak_of(child.pid) as most:
-        _play(child, transfer)
-    seconds, cpu = time.perf_counter() - began, proc.cpu_seconds(child.pid) - cpu
-    peak = most[0]
-    growth = (peak - idle) / _MIB
-    return [
-        transfer.name,
-        name,
-        amount(transfer.size / 1e6),
-        amount(transfer.size / 1e6 / seconds),
-        amount(cpu / (transfer.size / 1e9)),
-        f"{idle / _MIB:.1f}",
-        f"{peak / _MIB:.1f}",
-        f"{growth:.1f}",
-        *["yes" if growth <= goal else "NO" for goal in (_GOAL_MIB, _LATER_GOAL_MIB)],
-    ]
+def _started(fleet: Fleet) -> dict[str, Child]:
+    load_cpu, server_cpu = proc.processors()
+    upstream = fleet.python("upstream", on=load_cpu)
+    url = f"http://127.0.0.1:{upstream.port}"
+    apps = ("discard", "keypool", "keypool-httpx")
+    children = {name: fleet.python(name, "--upstream", url, on=server_cpu) for name in apps}
+    if nginx.installed():
+        children["nginx"] = fleet.nginx(nginx.proxy(upstream.port), on=server_cpu)
+    return children
+
+
+def _occupied(children: Mapping[str, Child], plan: Plan) -> list[Occupation]:
+    idle = {name: _idle(child) for name, child in children.items()}
+    found = []
+    for transfer in TRANSFERS:
+        for name, child in children.items():
+            # httpx takes its time, and what it occupies is known sooner.
+            sized, pace = plan.sized(transfer, _USUAL if name == "keypool-httpx" else _LONG), Pace()
+            with proc.peak_of(child.pid) as most:
+                pace.measure(child, sized)
+            found.append(Occupation(name, sized, idle[name], most[0], pace))
+    return found
 
 
 def _idle(child: Child) -> int:
@@ -95,69 +135,48 @@ def _idle(child: Child) -> int:
     What one transfer leaves behind therefore counts in those after it.
     """
     for upload in (True, False):
-        _play(child, Transfer(upload, 100_000))
+        play(child.port, Transfer(upload, 100_000))
     time.sleep(0.5)
     return proc.resident_bytes(child.pid)
 
 
-def _play(child: Child, transfer: Transfer) -> None:
-    with socket.create_connection(("127.0.0.1", child.port), timeout=_TIMEOUT_SECONDS) as sock:
-        if transfer.upload:
-            _upload(sock, transfer)
-        else:
-            _download(sock, transfer)
+def _paces(children: Mapping[str, Child], transfer: Transfer, rounds: int) -> dict[str, Pace]:
+    """Have every server move the same body in turn."""
+    paces = {name: Pace() for name in children}
+    for _ in range(rounds):
+        for name, child in children.items():
+            paces[name].measure(child, transfer)
+    return paces
 
 
-def _upload(sock: socket.socket, transfer: Transfer) -> None:
-    framing = "Transfer-Encoding: chunked" if transfer.chunked else f"Content-Length: {transfer.size}"
-    sock.sendall(_head("POST", f"/v2/upload?peer={transfer.peer}", "application/octet-stream", framing))
-    left = transfer.size
-    while left:
-        piece = memoryview(_PIECE)[:left]
-        left -= len(piece)
-        sock.sendall(b"%x\r\n%b\r\n" % (len(piece), piece) if transfer.chunked else piece)
-    if transfer.chunked:
-        sock.sendall(b"0\r\n\r\n")
-    head, body = answer_head(sock)
-    while len(body) < content_length(head):
-        body += sock.recv(65_536)
-    _check(head, transfer.size, json.loads(body)["received"])
+def _rate(paces: Mapping[str, Pace], reference: str) -> float | None:
+    return ratio(paces["keypool"].rates, paces[reference].rates) if reference in paces else None
 
 
-def _download(sock: socket.socket, transfer: Transfer) -> None:
-    if transfer.peer != "fast":
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
-    body = b'{"text":"Good day."}'
-    sock.sendall(_head("POST", f"/v1/speech?bytes={transfer.size}", "application/json", f"Content-Length: {len(body)}"))
-    sock.sendall(body)
-    head, rest = answer_head(sock)
-    _check(head, transfer.size, content_length(head))
-    buffer, taken, began = bytearray(_MIB), len(rest), time.perf_counter()
-    stalls = [transfer.size // 2] if transfer.peer == "stalled" else []
-    while taken < transfer.size:
-        count = sock.recv_into(buffer)
-        if not count:
-            raise ConnectionResetError(f"the download broke off after {taken} bytes")
-        taken += count
-        if stalls and taken > stalls[0]:
-            stalls.clear()
-            time.sleep(STALL_SECONDS)
-        if transfer.peer == "slow":
-            time.sleep(max(0.0, taken / SLOW_BYTES_PER_SECOND - (time.perf_counter() - began)))
+def _memory(occupied: list[Occupation]) -> str:
+    rows = [
+        [
+            one.transfer.name,
+            one.server,
+            *map(amount, (one.transfer.size / 1e6, *one.pace.rates, *one.pace.cpu)),
+            *(f"{mebibytes:.1f}" for mebibytes in (one.idle / _MIB, one.peak / _MIB, one.growth)),
+        ]
+        for one in occupied
+    ]
+    columns = ["transfer", "proxy", "MB", "MB/s", "CPU s/GB", "idle MiB", "peak MiB", "growth MiB"]
+    return table("memory: peak RSS above idle", columns, rows)
 
 
-def _head(method: str, target: str, content_type: str, framing: str) -> bytes:
-    lines: Sequence[str] = (
-        f"{method} {PREFIX}{target} HTTP/1.1",
-        "Host: bench",
-        f"Authorization: {TOKEN}",
-        f"Content-Type: {content_type}",
-        framing,
-        "Connection: close",
-    )
-    return "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii")
-
-
-def _check(head: bytes, sent: int, arrived: int) -> None:
-    if not head.startswith(b"HTTP/1.1 200") or sent != arrived:
-        raise ValueError(f"{sent} bytes were sent and {arrived} arrived: {head[:60]!r}")
+def _rates(title: str, paces: Mapping[str, Pace], reference: str) -> str:
+    against = paces[reference]
+    rows = [
+        [
+            name,
+            amount(median(pace.rates)),
+            amount(ratio(pace.rates, against.rates)),
+            amount(median(pace.cpu)),
+            amount(ratio(pace.cpu, against.cpu)),
+        ]
+        for name, pace in paces.items()
+    ]
+    return table(title, ["server", "MB/s", f"x {reference}", "CPU s/GB", f"CPU x {reference}"], rows)
