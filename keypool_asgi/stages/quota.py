@@ -144,10 +144,11 @@ class Quota(Stage):
         """Serve a request that costs what is held of it, whatever its answer says."""
         plan = account.plan
         try:
-            await self._admit(account, plan.held)
+            if not await account.reserve(plan.held):
+                raise self._exceeded(account)
             await self.app(scope, receive, ToldAnswer(send, plan, self._fields))
         finally:
-            await self._end(account.settle_all({}) if exchange.reached_upstream else account.release())
+            await self._end(account.settle(account.permit_id, {}) if exchange.reached_upstream else account.release())
 
     async def _serve_request(
         self, exchange: Exchange, account: Account, scope: Scope, receive: Receive, send: Send

@@ -57,7 +57,8 @@ class MemoryQuotas(BuiltIn):
         self._levels: dict[Slot, Level] = {}
         # Permits by their time to live. Each of the dicts is in order of expiry, because all that is in it lives
         # equally long and a renewed permit moves to the end.
-        self._lives: dict[int, dict[str, Permit]] = {self._ttl: {}}
+        self._permits: dict[str, Permit] = {}
+        self._lives: dict[int, dict[str, Permit]] = {self._ttl: self._permits}
         self._next_expiry = 0
         self._sweep_at = _SWEEP_FLOOR
 
@@ -68,14 +69,13 @@ class MemoryQuotas(BuiltIn):
     async def reserve(self, permit_id: str, charges: Sequence[Charge]) -> Denial | None:
         """Hold every charge or none of them. Repeating it while the permit is held changes nothing."""
         now = self._now()
-        permits = self._lives[self._ttl]
-        if permit_id in permits or (len(self._lives) > 1 and self._is_held(permit_id)):
+        if permit_id in self._permits or (len(self._lives) > 1 and self._is_held(permit_id)):
             return None
         outcome = reserve(self._levels, charges, now)
         if isinstance(outcome, Denial):
             return outcome
         changed, holds = outcome
-        permits[permit_id] = (now + self._ttl, holds)
+        self._permits[permit_id] = (now + self._ttl, holds)
         self._levels.update(changed)
         if len(self._levels) >= self._sweep_at:
             self._sweep(now)
@@ -88,7 +88,7 @@ class MemoryQuotas(BuiltIn):
     async def settle(self, permit_id: str, used: Mapping[str, int]) -> None:
         """End a permit by what was used, by unit; a unit that is not named counts as it was reserved."""
         now = self._now()
-        permit = self._pop(permit_id)
+        permit = self._permits.pop(permit_id, None) or self._pop(permit_id)
         if permit is not None:
             self._end(permit[1], used, now)
 
@@ -124,12 +124,10 @@ class MemoryQuotas(BuiltIn):
         return any(permit_id in permits for permits in self._lives.values())
 
     def _pop(self, permit_id: str) -> Permit | None:
-        permit = self._lives[self._ttl].pop(permit_id, None)
-        if permit is not None or len(self._lives) == 1:
-            return permit
         for permits in self._lives.values():
-            if permit_id in permits:
-                return permits.pop(permit_id)
+            permit = permits.pop(permit_id, None)
+            if permit is not None:
+                return permit
         return None
 
     def _move(self, permit_id: str, new_id: str, ttl: int) -> bool:
