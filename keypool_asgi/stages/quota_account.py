@@ -105,10 +105,11 @@ class Account:
         # Before it is held: if this task is cancelled meanwhile, nobody knows whether it is, and it must be ended.
         self._open.append(permit_id)
         self._renewing.add(permit_id)
-        self.denial = await self._quotas.reserve(permit_id, charges)
-        if self.denial is not None:
-            self._forget(permit_id)
-        return self.denial is None
+        denial = self.denial = await self._quotas.reserve(permit_id, charges)
+        if denial is None:
+            return True
+        self._forget(permit_id)
+        return False
 
     async def reserve_part(self, charges: Iterable[Charge], amounts: Iterable[int]) -> bool:
         """Hold the next part: as much as fits of these amounts, tried in turn.

@@ -109,3 +109,41 @@ def test_cost_counts_where_there_is_a_price():
 def test_an_estimate_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(ConfigurationError, match="estimates"):
         Tariff(METERING, estimates=wrong)
+
+
+@pytest.mark.parametrize(
+    ("operation", "limits", "fixed"),
+    [
+        ("voices.list", EVERY, True),
+        ("transcripts.get", EVERY, False),  # it may finish a job
+        ("transcripts.get", [Limit("requests", 5, per="day"), Limit("concurrency", 5)], True),
+        ("transcripts.create", [Limit("audio_seconds", 5, per="day")], False),
+        ("uploads.create", [Limit("concurrency", 5)], True),
+        ("uploads.create", [Limit("upload_bytes", 5, per="day")], False),
+        ("llm.chat", [Limit("requests", 5, per="day")], True),
+        ("llm.chat", [Limit("llm_tokens", 5, per="day")], False),
+        ("streaming.session", [Limit("stream_seconds", 5, per="day")], False),
+        ("streaming.token", [Limit("requests", 5, per="day")], False),  # its query says what it may use
+    ],
+)
+def test_a_plan_is_fixed_where_nothing_that_it_counts_is_to_be_found_out(operation, limits, fixed):
+    assert plan(operation, limits).fixed is fixed
+
+
+def test_the_answer_is_looked_at_only_for_what_counts():
+    requests, tokens = Limit("requests", 5, per="day"), Limit("llm_tokens", 5, per="day")
+    assert plan("llm.chat", [requests]).wanted is None
+    assert plan("llm.chat", [tokens]).wanted is METERING["llm.chat"].figures
+    assert plan("transcripts.create", [requests]).wanted is None
+    assert plan("transcripts.create").wanted.members == {"id"}
+    assert plan("transcripts.get", [requests]).wanted is None
+    assert plan("transcripts.get").wanted is METERING["transcripts.get"].figures
+
+
+def test_who_shares_jobs_may_finish_those_of_others():
+    """Whatever limits there are: the job is another team's."""
+    table, limits = ASSEMBLYAI.table, [Limit("requests", 5, per="day")]
+    get = Tariff(METERING).plan("team", "team:a", limits, table.named("transcripts.get"), shared=True)
+    assert get.finishes
+    assert not get.fixed
+    assert Tariff(METERING).plan("team", "team:a", limits, table.named("voices.list"), shared=True).fixed

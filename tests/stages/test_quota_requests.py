@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 from faults.rig import until
@@ -124,6 +125,45 @@ def test_several_limits_are_all_or_nothing():
         for _ in range(10):
             await rig.ask("voices.list")
         assert rig.left(Limit("requests", 100, per="hour")) == 97
+
+    run(scenario())
+
+
+async def unanswered(scope, receive, send):
+    scope[SCOPE_KEY].reached_upstream = True
+    raise RuntimeError("it broke")
+
+
+@pytest.mark.parametrize("operation", ["voices.list", "transcripts.get", "llm.chat", "uploads.create"])
+@pytest.mark.parametrize("app", [answering(headers=[(b"ratelimit", b"x")]), answering(status=500), unanswered])
+def test_the_short_way_of_what_is_not_metered_comes_to_the_same(operation, app):
+    async def outcome(fixed):
+        rig = QuotaRig(PER_DAY, AT_ONCE, Limit("requests", 60, per="minute"), app=app)
+        plan = rig.stage._plan(rig.team, ASSEMBLYAI.table.named(operation))
+        assert plan.fixed
+        object.__setattr__(plan, "fixed", fixed)
+        seen = []
+        for _ in range(4):
+            with suppress(RuntimeError):
+                caller = await rig.ask(operation, body=[b"abc"], length=3)
+                seen.append((caller.status, caller.headers, caller.body))
+            rig.now += 1
+        return seen, rig.left(PER_DAY), rig.left(AT_ONCE), rig.permits
+
+    async def scenario():
+        assert await outcome(fixed=True) == await outcome(fixed=False)
+
+    run(scenario())
+
+
+def test_plans_are_bounded(monkeypatch):
+    async def scenario():
+        monkeypatch.setattr("keypool_asgi.stages.quota._PLANS", 3)
+        rig = QuotaRig(PER_DAY, AT_ONCE)
+        for number in range(10):
+            rig.team = Team(f"team-{number}", limits=[PER_DAY])
+            assert (await rig.ask("voices.list")).status == 200
+            assert len(rig.stage._plans) <= 3
 
     run(scenario())
 
