@@ -38,7 +38,7 @@ class Plan:
         settles: units whose figure the answer of this operation has.
         finishes: whether the answer may have the figure of a job that one of the limits counts.
         wanted: what is looked for in the body of the answer, None for nothing.
-        fixed: whether it is settled as it is held, whatever passes by: nothing but that is to be counted.
+        fixed: whether the exchange itself is settled as it is held, whatever passes by.
         rate_fields: says how the limits stand.
     """
 
@@ -57,7 +57,7 @@ class Plan:
     rate_fields: RateFields = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        later = self.job or self.body or self.session or self.settles or self.finishes
+        later = self.job or self.body or self.session or self.settles
         object.__setattr__(self, "wanted", self._wanted())
         object.__setattr__(self, "fixed", not later and self.metering.lasts is None)
         object.__setattr__(self, "rate_fields", RateFields({one.slot: one.limit for one in self.limits}))

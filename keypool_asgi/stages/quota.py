@@ -111,13 +111,14 @@ class Quota(Stage):
     async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Reserve, go on, and settle or release whatever happened."""
         plan = self._plan(exchange.team, exchange.operation)
-        if not plan.limits and not plan.finishes:
+        finishes = plan.finishes and self._job(exchange, plan) not in self._settled
+        if not plan.limits and not finishes:
             await self.app(scope, receive, send)
             return
         account = Account(self.quotas, self.tariff, plan, exchange.request_id, self._renewing)
         if scope["type"] == "websocket":
             await self._serve_session(exchange, account, scope, receive, send)
-        elif plan.fixed:
+        elif plan.fixed and not finishes:
             await self._serve_fixed(exchange, account, scope, receive, send)
         else:
             await self._serve_request(exchange, account, scope, receive, send)
@@ -254,9 +255,13 @@ class Quota(Stage):
         except Refusal:
             return  # the store has logged it; what the job may cost is settled as it was estimated
 
+    def _job(self, exchange: Exchange, plan: Plan) -> str:
+        """The permit of the job whose figure the answer may have."""
+        return job_permit(plan.metering.begun_by, exchange.ids.get(plan.metering.ends or "", ""))
+
     async def _settle_job(self, exchange: Exchange, plan: Plan, figures: Mapping[str, int]) -> None:
         """Settle a job by its figure, once that is known, whoever asks and however often."""
-        permit_id = job_permit(plan.metering.begun_by, exchange.ids.get(plan.metering.ends or "", ""))
+        permit_id = self._job(exchange, plan)
         if not figures or permit_id in self._settled:
             return
         try:

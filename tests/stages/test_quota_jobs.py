@@ -12,6 +12,7 @@ from harness import run
 from stages.quota_rig import NOW, QuotaRig, answering
 
 from keypool_asgi.core.limits import Limit
+from keypool_asgi.core.metering import scanner_for
 from keypool_asgi.core.prices import Price, Prices
 from keypool_asgi.errors import StoreUnavailable
 from keypool_asgi.exchange import SCOPE_KEY
@@ -54,6 +55,34 @@ def test_a_job_is_charged_when_its_length_is_first_seen_and_once():
         for _ in range(3):
             assert (await poll(rig, transcript())).body == transcript()
         assert rig.left(AUDIO) == 700
+        assert not rig.permits
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("limits", [[AUDIO], [AUDIO, Limit("requests", 60, per="minute")]])
+def test_answers_about_a_job_that_is_settled_are_not_searched(monkeypatch, limits):
+    """Of another job they are, and each poll still counts as a request."""
+    searched = []
+
+    def searching(figures, headers):
+        searched.append(figures)
+        return scanner_for(figures, headers)
+
+    async def scenario():
+        monkeypatch.setattr("keypool_asgi.stages.quota_answer.scanner_for", searching)
+        rig = QuotaRig(*limits)
+        await create(rig)
+        await poll(rig, transcript("processing", None))
+        await poll(rig, transcript())
+        assert len(searched) == 3
+        await poll(rig, transcript())
+        await poll(rig, b'{"audio_duration": 300}', "transcripts.sentences")
+        assert len(searched) == 3
+        assert rig.left(AUDIO) == 700
+        await poll(rig, transcript(ident="t-2"), ident="t-2")
+        assert len(searched) == 4
+        assert [rig.left(one) for one in limits[1:]] == [54 for _ in limits[1:]]
         assert not rig.permits
 
     run(scenario())
