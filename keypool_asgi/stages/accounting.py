@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
+from typing import Any
 
 from keypool_asgi.asgi import ASGIApp, Message, Receive, Scope, Send
 from keypool_asgi.core.charging import NOTHING_METERED, Tariff
@@ -72,14 +73,12 @@ class Accounting(Stage):
         self._wanted = {name: _looked_for(metering) for name, metering in tariff.metering.items()}
         self._parting: set[asyncio.Task[None]] = set()
 
-    async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Go on, and make a record of what has come of it, whatever that is."""
         if self.on_use is not None:
             self.on_use()
-        if scope["type"] == "websocket":
-            await self._serve_session(exchange, scope, receive, send)
-        else:
-            await self._serve_request(exchange, scope, receive, send)
+        serve = self._serve_session if scope["type"] == "websocket" else self._serve_request
+        return serve(exchange, scope, receive, send)
 
     async def aclose(self) -> None:
         """Wait for the records of sessions that are being ended upstream. The relay must be closed before."""

@@ -195,6 +195,8 @@ class Bookkeeper:
 
     def _wake(self) -> None:
         """See to it that what waits is written before long."""
+        if self._timer is not None and asyncio.get_running_loop() is self._loop:
+            return  # mostly, others wait already
         self._enter_loop()
         if self._timer is None and (self._writing is None or self._writing.done()):
             self._schedule(self._write_seconds)
