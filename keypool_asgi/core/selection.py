@@ -195,6 +195,8 @@ def _untried(candidates: Sequence[C], need: Need) -> Sequence[C]:
 
 def _best(able: Sequence[C], need: Need, now: float, random: Random) -> C:
     """The first by doubt, priority and work; any of those that are equal."""
+    if len(able) == 1:
+        return able[0]
     first: tuple[bool, int, float] | None = None
     equals: list[C] = []
     for candidate in able:

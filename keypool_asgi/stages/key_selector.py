@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from keypool_asgi.asgi import ASGIApp, Message, Receive, Scope, Send
-from keypool_asgi.core.attempts import Next, after_answer, after_failure, is_borne_out, without_key
+from keypool_asgi.core.attempts import DELIVER, Next, after_answer, after_failure, is_borne_out, without_key
 from keypool_asgi.core.provider import Provider
 from keypool_asgi.core.selection import Need
 from keypool_asgi.core.verdicts import Fault, Verdict
@@ -24,9 +24,6 @@ __all__ = ["KeySelector"]
 
 _UNRELATED = Verdict(Fault.UNRELATED)
 _GOOD = Verdict(Fault.NONE)
-# Looking a member up in its enum costs as much as a call.
-_DELIVER = Next.DELIVER
-
 # Most requests need what others needed before them.
 _need = lru_cache(maxsize=1024)(Need)
 
@@ -122,7 +119,7 @@ class _Walk:
                 raise
         finally:
             await self._give_back(answer)
-        if answer.next is _DELIVER:
+        if answer.next is DELIVER:
             return False
         if answer.next is Next.REFUSE or not self.body.whole:
             # The rest of a long answer was read while the caller went on sending: what was kept is no longer whole.
@@ -187,7 +184,7 @@ class _Answer:
         self.lease = lease
         self.attempt = Attempt(lease.key)
         self.verdict = _UNRELATED
-        self.next = _DELIVER
+        self.next = DELIVER
         self.whole = False
         self.held: list[Message] = []
         self.held_bytes = 0
@@ -197,7 +194,7 @@ class _Answer:
     def counts(self) -> bool:
         """Whether the attempt is the caller's: it left, and its answer is the one that the caller gets."""
         failure = self.attempt.failure
-        return self.next is _DELIVER and (failure is None or failure.sent)
+        return self.next is DELIVER and (failure is None or failure.sent)
 
     async def __call__(self, message: Message) -> None:
         """Pass a message on, or hold it until the answer is judged."""
@@ -206,7 +203,7 @@ class _Answer:
                 await self._hold(message)
                 return
             self._judge(message)
-        if self.next is _DELIVER:
+        if self.next is DELIVER:
             await self.walk.send(message)
 
     def _may_blame_key(self, message: Message) -> bool:
@@ -221,7 +218,7 @@ class _Answer:
         self.whole = message["type"] == "http.response.body" and not message.get("more_body", False)
         if self.whole or self.held_bytes > self.walk.selector.held_bytes:
             self._judge(self.held[0], self._held_body())
-            if self.next is _DELIVER:
+            if self.next is DELIVER:
                 await self.deliver()
 
     def _held_body(self) -> bytes:
@@ -231,7 +228,7 @@ class _Answer:
         self.judged = True
         failure = self.attempt.failure
         self.next = self._after_answer(start, body) if failure is None else self._after_failure(failure)
-        if self.next is _DELIVER:
+        if self.next is DELIVER:
             self.walk.body.forget()
 
     def breaks_off(self) -> bool:
@@ -240,7 +237,7 @@ class _Answer:
             return False
         self.judged = True
         decision = self._after_answer(self.held[0], self._held_body())
-        if decision is _DELIVER:
+        if decision is DELIVER:
             self.verdict = _UNRELATED
             return False
         self.next = decision
@@ -249,10 +246,10 @@ class _Answer:
     def _after_answer(self, start: Message, body: bytes) -> Next:
         selector, exchange = self.walk.selector, self.walk.exchange
         if exchange.refused:
-            return _DELIVER  # our own answer says nothing about the key
+            return DELIVER  # our own answer says nothing about the key
         self.verdict = selector.judge(exchange.operation, start["status"], start["headers"], body, selector.clock())
         decision = after_answer(self.verdict, repeatable=self.walk.body.whole)
-        return _DELIVER if decision is Next.REPEAT and self._is_doubted_twice() else decision
+        return DELIVER if decision is Next.REPEAT and self._is_doubted_twice() else decision
 
     def _is_doubted_twice(self) -> bool:
         """Whether a key of the same account has got the same doubtful answer already: then it is the request's."""
