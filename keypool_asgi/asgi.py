@@ -69,24 +69,30 @@ def locate(scope: Scope, prefix: str, *, mounted: bool) -> Location | None:
     if root:
         root = root.rstrip("/")
         inner = _without(root, path)
-    if _is_below(inner, prefix):
+    rest = _below(prefix, inner)
+    if rest is not None:
         # A mount has put its path into root_path, but a proxy has stripped what stands before it from the path.
         known = mounted and inner == path and root.endswith(prefix)
-        return Location(root if known else root + prefix, inner[len(prefix) :])
+        return Location(root if known else root + prefix, rest)
     if not mounted:
         return None
-    raw = _without(root, scope.get("raw_path", b"").decode("latin-1"))
-    if _is_below(raw, prefix):
-        return Location(root + prefix, raw[len(prefix) :])
+    rest = _below(prefix, _without(root, scope.get("raw_path", b"").decode("latin-1")))
+    if rest is not None:
+        return Location(root + prefix, rest)
     return Location(root, inner) if root and inner != path else None
 
 
 def _without(root: str, path: str) -> str:
-    return path[len(root) :] if root and _is_below(path, root) else path
+    rest = _below(root, path) if root else None
+    return path if rest is None else rest
 
 
-def _is_below(path: str, prefix: str) -> bool:
-    return path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/")
+def _below(prefix: str, path: str) -> str | None:
+    """What stands behind a prefix, by segment; None when the path does not begin with it."""
+    if not path.startswith(prefix):
+        return None
+    rest = path[len(prefix) :]
+    return rest if not rest or rest[0] == "/" else None
 
 
 def is_literal(scope: Scope, path: str) -> bool:

@@ -121,11 +121,19 @@ class Match:
 
 @dataclass(slots=True)
 class _Node:
-    """A segment of the path: the rows that end here by method, and what may follow."""
+    """A segment of the path: the rows that end here by method, and what may follow.
+
+    Attributes:
+        rows: method to its rows, the first whose condition holds counts.
+        literal: what may follow word for word.
+        parameter: name of the identifier that may follow instead.
+        behind: what may follow that identifier; None when none may stand here.
+    """
 
     rows: dict[str, list[Operation]] = field(default_factory=dict)
     literal: dict[str, _Node] = field(default_factory=dict)
-    parameter: tuple[str, _Node] | None = None
+    parameter: str = ""
+    behind: _Node | None = None
 
 
 class OperationTable:
@@ -153,11 +161,10 @@ class OperationTable:
         for segment in template[1:].split("/"):
             if not segment.startswith("{"):
                 node = node.literal.setdefault(segment, _Node())
-            elif node.parameter is None:
-                node.parameter = (segment[1:-1], _Node())
-                node = node.parameter[1]
-            else:
-                node = node.parameter[1]
+                continue
+            if node.behind is None:
+                node.parameter, node.behind = segment[1:-1], _Node()
+            node = node.behind
         return node
 
     def named(self, name: str) -> Operation:
@@ -180,14 +187,15 @@ class OperationTable:
         """
         if path.startswith("//"):
             path = path[1:]
-        node, ids = self._root, {}
+        node: _Node = self._root
+        ids: dict[str, str] = {}
         for segment in path[1:].split("/"):
             following = node.literal.get(segment)
             if following is None:
-                if node.parameter is None or not _IDENTIFIER.match(segment):
+                following = node.behind
+                if following is None or not _IDENTIFIER.match(segment):
                     return None
-                name, following = node.parameter
-                ids[name] = segment
+                ids[node.parameter] = segment
             node = following
         for operation in node.rows.get("GET" if method == "HEAD" else method, ()):
             if method == "HEAD" and operation.creates:

@@ -132,10 +132,12 @@ def owner_project(owners: Iterable[Resource]) -> str | None:
     Raises:
         BadRequest: they belong to different projects, so that no key can serve the request.
     """
-    projects = {owner.project for owner in owners}
-    if len(projects) > 1:
-        raise BadRequest("The request names resources of different projects, which no key can use together.")
-    return projects.pop() if projects else None
+    project: str | None = None
+    for owner in owners:
+        if project not in (None, owner.project):
+            raise BadRequest("The request names resources of different projects, which no key can use together.")
+        project = owner.project
+    return project
 
 
 def decoded_json(headers: Headers, body: bytes) -> dict[str, Any] | None:

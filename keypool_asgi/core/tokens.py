@@ -55,7 +55,7 @@ _FIELDS = frozenset({b"authorization", b"x-api-key"})
 _HOW = "send it as Authorization: Bearer <token>, as Authorization: <token>, or as x-api-key: <token>"
 
 # What a field value can carry as one word: visible ASCII (RFC 9110, section 5.5).
-_VISIBLE_ASCII = re.compile(rb"[\x21-\x7e]+\Z")
+_VISIBLE_ASCII = bytes(range(0x21, 0x7F))
 
 # A subprotocol is a token as RFC 9110, section 5.6.2, has it (RFC 6455, section 11.3.4).
 _FIELD_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
@@ -178,7 +178,7 @@ def token_fault(token: bytes) -> NoToken | None:
         return NoToken.EMPTY
     if len(token) > MAX_TOKEN_BYTES:
         return NoToken.TOO_LONG
-    return None if _VISIBLE_ASCII.match(token) else NoToken.MALFORMED
+    return NoToken.MALFORMED if token.translate(None, delete=_VISIBLE_ASCII) else None
 
 
 def _in_fields(headers: Iterable[tuple[bytes, bytes]]) -> bytes | NoToken:

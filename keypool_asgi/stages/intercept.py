@@ -120,6 +120,7 @@ class Intercept:
         self.host = host
         self.table = table
         self.prefix = prefix
+        self._inside = prefix + "/"
         self.public_url = public_url.rstrip("/") if public_url else None
         self.max_body_bytes = max_body_bytes
         self.discard_bytes = discard_bytes
@@ -138,7 +139,7 @@ class Intercept:
         Not a coroutine, so that what wraps us can pass on to the host app at once.
         """
         host = self.host
-        if host is not None and (self.prefix not in scope.get("path", "") or scope["type"] not in _REQUESTS):
+        if host is not None and (scope["type"] not in _REQUESTS or self._inside not in scope["path"] + "/"):
             return host
         location = locate(scope, self.prefix, mounted=host is None)
         if location is not None:

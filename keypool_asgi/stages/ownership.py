@@ -104,8 +104,8 @@ class Ownership(Stage):
             named += [(in_body[field], text) for field, text in named_values(body, in_body)]
             receive = replayed(body, receive)
         owners = await self._owners(named, exchange) if named else []
-        if owners:  # without any, a temporary token may have named a project; nothing widens that to "any"
-            exchange.project = owner_project(owners)
+        # A temporary token has named a project already, which nothing else may widen to "any".
+        exchange.project = owner_project(owners) or exchange.project
         if scope["type"] == "websocket":
             receive, send = await self._watched(exchange, receive, send)
         elif operation.creates is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 import uuid
 from urllib.parse import quote, urlencode
@@ -50,6 +51,12 @@ def authorization(request):
 def test_every_form_of_authorization(authorization):
     headers = fields(("authorization", authorization.format("tt-kp-1.a/b+c=~")))
     assert presented_token(headers) == Secret("tt-kp-1.a/b+c=~")
+
+
+@given(st.binary(max_size=8) | visible.map(str.encode))
+def test_a_token_is_one_word_of_visible_ascii(text):
+    expected = NoToken.EMPTY if not text else NoToken.MALFORMED
+    assert token_fault(text) is (None if re.fullmatch(rb"[\x21-\x7e]+", text) else expected)
 
 
 @given(tokens)

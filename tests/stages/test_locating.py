@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keypool_asgi.asgi import is_literal, locate, own_base
+from keypool_asgi.providers.assemblyai import ASSEMBLYAI
+from keypool_asgi.stages.intercept import Intercept
 
 PREFIX = "/v1/assemblyai"
 WRAPPED, MOUNTED = False, True
@@ -84,6 +86,20 @@ def test_any_path_is_located_without_an_error(path: str, root: str, mounted: boo
     if found is not None:
         assert path.endswith(found.path)
         assert not found.path or found.path.startswith("/")
+
+
+@given(
+    st.lists(st.sampled_from(["/", PREFIX, "/v1", "X", "/x"]), max_size=5).map("".join),
+    st.sampled_from(["", "/api", "/api/", PREFIX, "/v1"]),
+)
+def test_a_wrapped_host_gets_at_once_what_is_not_located(path: str, root: str) -> None:
+    """The short way to the host is taken for no path that is the pool's, and every other path gets there."""
+
+    async def host(scope: Any, receive: Any, send: Any) -> None: ...
+
+    intercept = Intercept(host, table=ASSEMBLYAI.table, host=host, prefix=PREFIX)
+    foreign = locate(scope(path, root), PREFIX, mounted=WRAPPED) is None
+    assert (intercept.way(scope(path, root)) is host) == foreign
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keypool_asgi.core.operations import Condition, Operation, OperationTable
+from keypool_asgi.core.operations import Condition, Operation, OperationTable, named_in_head
+from keypool_asgi.core.ownership import Names
 from keypool_asgi.errors import ConfigurationError
 from keypool_asgi.providers.assemblyai import ASSEMBLYAI
 from keypool_asgi.providers.assemblyai.operations import OPERATIONS
@@ -110,6 +111,17 @@ def test_a_row_that_can_never_be_reached_is_a_mistake() -> None:
     second = Operation(name="b", method="GET", path="/x", service="api")
     with pytest.raises(ConfigurationError, match="'b' is hidden by 'a'"):
         OperationTable([first, second])
+
+
+@given(st.lists(st.builds(Names, st.sampled_from("kl"), st.sampled_from("xyz"), st.booleans(), st.booleans())))
+def test_names_are_sorted_by_their_places(names: list[Names]) -> None:
+    row = Operation(name="a", method="GET", path="/x", service="api", names=tuple(names))
+    ids, query = {"x": "1", "y": "2", "z": "3"}, b"x=4&y=5&y=6"
+    texts = {"x": ["4"], "y": ["5", "6"], "z": []}
+    in_path = [(name.kind, ids[name.field]) for name in names if not (name.in_body or name.in_query)]
+    in_query = [(name.kind, text) for name in names if name.in_query for text in texts[name.field]]
+    assert named_in_head(row, ids, query) == in_path + in_query
+    assert row.named_in_body == {name.field: name.kind for name in names if name.in_body}
 
 
 def test_named() -> None:
