@@ -54,12 +54,14 @@ class Caller(asyncio.Protocol):
         query: how upstream is to behave.
         tally: where it counts.
         every: an answer comes for so many audio messages.
+        ahead: how many messages less the first answer needs: sessions that are all answered in the same moment would
+            measure whatever happens in that one.
         on_answer: called for each.
     """
 
-    def __init__(self, query: str, tally: Tally, every: int = 1) -> None:
+    def __init__(self, query: str, tally: Tally, every: int = 1, ahead: int = 0) -> None:
         loop = asyncio.get_running_loop()
-        self.query, self.tally, self.every = query, tally, every
+        self.query, self.tally, self.every, self.ahead = f"{query}&ahead={ahead}", tally, every, ahead
         self.head: bytes | None = b""
         self.reader = Reader()
         self.begun: asyncio.Future[None] = loop.create_future()
@@ -113,7 +115,7 @@ class Caller(asyncio.Protocol):
         self.transport.write(_TERMINATE)
         async with asyncio.timeout(_END_SECONDS):
             received, wrong = await self.ended
-        self.tally.lost += self.number - received + self.number // self.every - self.answers
+        self.tally.lost += self.number - received + (self.ahead + self.number) // self.every - self.answers
         self.tally.wrong += wrong
         self.transport.close()
 
@@ -128,7 +130,7 @@ class Caller(asyncio.Protocol):
     def _answered(self, number: int, at: int) -> None:
         self.answers += 1
         self.tally.received += 1
-        self.tally.wrong += number != self.answers * self.every - 1
+        self.tally.wrong += number != self.answers * self.every - self.ahead - 1
         if at:
             self.tally.seconds.append((time.perf_counter_ns() - at) / 1e9)
         if self.on_answer is not None:
@@ -138,22 +140,23 @@ class Caller(asyncio.Protocol):
 @asynccontextmanager
 async def opened(port: int, count: int, query: str, tally: Tally, every: int = 1) -> AsyncIterator[list[Caller]]:
     """Open so many sessions, a few at a time; yields them once they are served."""
-    loop = asyncio.get_running_loop()
     callers: list[Caller] = []
     try:
         async with asyncio.timeout(_OPEN_SECONDS):
             while len(callers) < count:
-                some = min(_OPENED_AT_ONCE, count - len(callers))
-                new = [
-                    (await loop.create_connection(lambda: Caller(query, tally, every), "127.0.0.1", port))[1]
-                    for _ in range(some)
-                ]
+                numbers = range(len(callers), min(len(callers) + _OPENED_AT_ONCE, count))
+                new = [await _dialed(port, Caller(query, tally, every, number % every)) for number in numbers]
                 callers += new
                 await asyncio.gather(*(caller.begun for caller in new))
         yield callers
     finally:
         for caller in callers:
             caller.transport.abort()
+
+
+async def _dialed(port: int, caller: Caller) -> Caller:
+    await asyncio.get_running_loop().create_connection(lambda: caller, "127.0.0.1", port)
+    return caller
 
 
 async def pump(port: int, count: int, seconds: float, *, size: int, window: int, every: int) -> tuple[Tally, float]:

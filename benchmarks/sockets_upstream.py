@@ -1,8 +1,9 @@
 """Our own upstream of sessions, on an ``asyncio.Protocol``: it numbers, counts and answers, and does nothing else.
 
 The query of the upgrade tells it how to behave: ``every=N`` has one text of 250 bytes come back for N audio messages,
-``echo=1`` every message, ``stall=S`` has it read nothing for S seconds, ``flood=N`` has it send N bytes at once.
-Messages are numbered from 0 by whoever sends them; what comes out of order is counted.
+as if ``ahead=M`` of them had come before the first; ``echo=1`` has every message come back, ``stall=S`` has it read
+nothing for S seconds, ``flood=N`` has it send N bytes at once. Messages are numbered from 0 by whoever sends them; what
+comes out of order is counted.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Session(asyncio.Protocol):
         self.reader = Reader()
         self.options: dict[str, str] = {}
         self.received = self.wrong = self.next = self.flood = self.flooded = 0
-        self.every, self.echo, self.writable = 0, False, True
+        self.every, self.ahead, self.echo, self.writable = 0, 0, False, True
 
     def connection_made(self, transport: Any) -> None:
         """Keep the kernel's buffers small: what is not read is to be felt soon."""
@@ -84,6 +85,7 @@ class Session(asyncio.Protocol):
         target = lines[0].split(b" ")[1].decode("ascii")
         self.options = {name: values[0] for name, values in parse_qs(urlsplit(target).query).items()}
         self.every, self.echo = int(self.options.get("every", 0)), "echo" in self.options
+        self.ahead = int(self.options.get("ahead", 0))
         self.transport.write(_SWITCH % accept_for(key) + SERVED)
         self.flood = int(self.options.get("flood", 0))
         self._flood()
@@ -98,7 +100,7 @@ class Session(asyncio.Protocol):
         self.next = number + 1
         if self.echo:
             self.transport.write(frame(BINARY, beginning[:16] + bytes(size - 16), masked=False))
-        elif self.every and self.received % self.every == 0:
+        elif self.every and (self.ahead + self.received) % self.every == 0:
             self.transport.write(frame(TEXT, TURN % (number, at, _WORDS), masked=False))
 
     def _other(self, opcode: int, beginning: bytes) -> None:
