@@ -177,26 +177,24 @@ class RelayedSession:
         head = self.relay.upgrade_request(self.exchange, scope)
         self.opening = opening = self.loop.create_task(self._open(head))
         opening.add_done_callback(retrieved)
-        opening.add_done_callback(self._wake)
         # Who has been accepted already may be sending, which is for later.
-        leaving = None if self.exchange.accepted else self.loop.create_task(left(receive))
-        if leaving is not None:
-            leaving.add_done_callback(self._wake)
+        leaving = [] if self.exchange.accepted else [self.loop.create_task(left(receive))]
+        for task in (opening, *leaving):
+            task.add_done_callback(self._wake)
         try:
             await self.woken
         finally:
             if self.socket is not None:
                 opening.cancel()  # upstream has upgraded, and only its first message is waited for
-            if leaving is not None:
-                await _ended(leaving)
+            await _ended(*leaving)
         if opening.done() and not opening.cancelled():
             self.opening = None  # nobody needs what it holds, for as long as the session lasts
             return opening.result()
         if self.exchange.stopped is not None:
             self.moved_on = True
             return self._stopped_early(self.exchange.stopped)
-        if leaving is not None:
-            self.left = leaving.result()
+        for task in leaving:
+            self.left = task.result()
         return ()
 
     def _stopped_early(self, close: Close) -> tuple[Command, ...]:

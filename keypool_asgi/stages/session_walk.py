@@ -21,6 +21,7 @@ __all__ = ["SessionWalk"]
 logger = logging.getLogger("keypool_asgi")
 
 _UNRELATED = Verdict(Fault.UNRELATED)
+_NONE: frozenset[str] = frozenset()
 
 _MOST_DOUBTED = 5
 """Keys that may be refused in words that may be about the request, before the caller gets to read them."""
@@ -46,8 +47,7 @@ class SessionWalk:
         self.pool = pool
         self.regions = regions
         self.retries_left = retries
-        self.tried: frozenset[str] = frozenset()
-        self.failed_regions: frozenset[str] = frozenset()
+        self.tried = self.failed_regions = _NONE
         self.failure: UpstreamError | None = None
         self.doubted: list[tuple[Lease, Verdict]] = []
         self.said = ""

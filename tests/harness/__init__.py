@@ -13,7 +13,7 @@ from __future__ import annotations
 from .hosts import HOSTS, Hosted
 from .leaks import guard, secret, token
 from .servers import SERVERS, SOCKET_SERVERS, Served, free_port, serve
-from .tools import RawConnection, need, raw_http, run, tasks_left
+from .tools import RawConnection, need, raw_http, run, tasks_left, uncollected
 
 __all__ = [
     "HOSTS",
@@ -31,4 +31,5 @@ __all__ = [
     "serve",
     "tasks_left",
     "token",
+    "uncollected",
 ]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import os
 import shutil
 import socket
 import ssl
 import struct
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import pytest
 
-__all__ = ["RawConnection", "need", "raw_http", "run", "tasks_left"]
+__all__ = ["RawConnection", "need", "raw_http", "run", "tasks_left", "uncollected"]
 
 T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -53,6 +55,22 @@ def _node_modules() -> list[Path]:
     listed = [Path(entry) for entry in os.environ.get("NODE_PATH", "").split(os.pathsep) if entry]
     nested = sorted(REPOSITORY.glob("tests/**/node_modules")) + sorted(REPOSITORY.glob("tests/**/*/node_modules"))
     return [*listed, *nested, *(folder / "node_modules" for folder in (REPOSITORY, *REPOSITORY.parents))]
+
+
+@contextmanager
+def uncollected(*kinds: type) -> Iterator[Callable[[], int]]:
+    """Give a function that counts the objects of these types which are new, and not gone without a collection."""
+
+    def count() -> int:
+        return sum(type(one) in kinds for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    before = count()
+    try:
+        yield lambda: count() - before
+    finally:
+        gc.enable()
 
 
 def tasks_left() -> list[str]:

@@ -14,7 +14,7 @@ __all__ = ["Mask", "apply_mask", "fresh_masks", "pure_mask"]
 Mask = Callable[[bytes, bytes], bytes | bytearray]
 """Applies a mask of four bytes to a payload; applied twice it changes nothing."""
 
-MASKS_AT_ONCE: Final = 64
+MASKS_AT_ONCE: Final = 512
 """How many masks one call of the system's random source gives."""
 
 
