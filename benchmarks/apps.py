@@ -15,6 +15,9 @@ __all__ = ["APPS", "STORES", "keypool", "make_app", "null_app"]
 _HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(SMALL_ANSWER))]
 
 
+_OPERATIONS = ["transcripts.*", "uploads.*", "speech.*", "streaming.*"]
+
+
 async def null_app(_scope: Any, _receive: Any, send: Any) -> None:
     """Answer without an upstream: the floor under every ASGI app on this server."""
     await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
@@ -58,9 +61,9 @@ def keypool(upstream: str, host: Any = None, **settings: Any) -> Any:
     return KeyPoolMiddleware(
         host or _host,
         keys=[UpstreamKey(name, secret=f"secret-{name}", project="bench") for name in KEYS],
-        teams={TOKEN: Team("bench", operations=["transcripts.*", "uploads.*", "speech.*"], limits=limits)},
+        teams={TOKEN: Team("bench", limits=limits, operations=_OPERATIONS)},
         prefix=PREFIX,
-        origins=dict.fromkeys(("api", "tts"), upstream),
+        origins=dict.fromkeys(("api", "tts", "streaming"), upstream),
         **settings,
     )
 

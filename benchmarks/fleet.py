@@ -18,13 +18,18 @@ from typing import NamedTuple
 
 from . import proc
 
-__all__ = ["Child", "Fleet"]
+__all__ = ["ROOT", "Child", "Fleet", "die_with_parent"]
 
 _PR_SET_PDEATHSIG = 1
 _START_SECONDS = 60.0  # LiteLLM takes its time
 _STOP_SECONDS = 10.0
-_ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 _LIBC = ctypes.CDLL(None)
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when the one that started it ends, even if that is killed."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Child(NamedTuple):
@@ -54,12 +59,13 @@ class Fleet:
         """Stop every process and wait for it."""
         self._stack.close()
 
-    def python(self, *arguments: str, on: int, interpreter: str = sys.executable) -> Child:
-        """Start ``python -m benchmarks.serve`` on a processor, with a listening socket of ours as ``--fd``."""
+    def python(
+        self, *arguments: str, on: int, interpreter: str = sys.executable, entry: str = "benchmarks.serve"
+    ) -> Child:
+        """Start a module of ours on a processor, with a listening socket of ours as ``--fd``."""
         with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
             descriptor, port = listener.fileno(), listener.getsockname()[1]
-            command = [interpreter, "-m", "benchmarks.serve", *arguments, "--fd", str(descriptor)]
-            command += ["--folder", str(self.folder)]
+            command = [interpreter, "-m", entry, *arguments, "--fd", str(descriptor)]
             child = Child(self._start(command, on, keep=[descriptor]), port)
         return self._ready(child)
 
@@ -79,12 +85,12 @@ class Fleet:
 
     def _start(self, command: Sequence[str], processor: int, keep: Sequence[int] = ()) -> int:
         def prepare() -> None:
-            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # in case we are killed
+            die_with_parent()
             proc.pin(processor)
 
         process = subprocess.Popen(
             command,
-            cwd=_ROOT,
+            cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stderr=self._errors,
             pass_fds=keep,

@@ -88,7 +88,8 @@ def start(fleet: Fleet, names: Iterable[str], profile: Path | None = None) -> li
     subjects = [Subject("no proxy", stub)]
     if has_nginx:
         subjects.append(Subject("nginx", fleet.nginx(nginx.proxy(stub.port), on=server_cpu)))
-    more = ["--upstream", f"http://127.0.0.1:{stub.port}", *(["--profile", str(profile)] if profile else [])]
+    more = ["--upstream", f"http://127.0.0.1:{stub.port}", "--folder", str(fleet.folder)]
+    more += ["--profile", str(profile)] if profile else []
     for name in names:
         python = interpreter(name)
         if python is not None:
