@@ -11,7 +11,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
-from . import upstream
+from . import loops, upstream
 from .apps import make_app
 
 __all__ = ["main"]
@@ -52,12 +52,7 @@ def _serve_app(app: Any, sock: socket.socket, profile_file: str | None) -> None:
 
 def _serve_upstream(sock: socket.socket) -> None:
     with suppress(asyncio.CancelledError):
-        try:
-            import uvloop
-        except ImportError:
-            asyncio.run(_until_told(sock))
-        else:
-            uvloop.run(_until_told(sock))
+        loops.run(_until_told(sock))
 
 
 async def _until_told(sock: socket.socket) -> None:

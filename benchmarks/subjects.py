@@ -31,7 +31,7 @@ class Plan:
     connections: Sequence[int] = (16, 64, 256, 1000)
     rounds: int = 5
     seconds: float = 2.0
-    one_by_one: int = 300
+    one_by_one: int = 200
     burst_seconds: float = 2.0
 
     @classmethod

@@ -13,10 +13,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 from unittest.mock import patch
 
-import uvloop
-
 from keypool_asgi.core.messages import ResponseHead
 
+from . import loops
 from .answers import PREFIX, SMALL_ANSWER, TOKEN, TRANSCRIPT_ID
 from .apps import keypool, null_app
 from .fleet import die_with_parent
@@ -215,7 +214,7 @@ def _in_child(work: Work, upstream: str, times: int) -> None:
     child = os.fork()
     if not child:
         die_with_parent()
-        uvloop.run(work(upstream, times))
+        loops.run(work(upstream, times))
         os._exit(0)
     if os.waitpid(child, 0)[1]:
         sys.exit("a child has failed")
