@@ -139,7 +139,7 @@ class NativeCall:
         """
         while self._reader.head is None:
             if self._failure is None:
-                await self._wait()
+                await self._news()
             elif self._repeatable():
                 await self._reopen()
                 self._send(b"")
@@ -163,7 +163,7 @@ class NativeCall:
                 raise self._failure
             self._conn.overdue.start(self._timeouts.read)
             try:
-                await self._wait()
+                await self._news()
             finally:
                 self._conn.overdue.stop()
         pieces, self._pieces, self._queued = self._pieces, [], 0
@@ -317,12 +317,10 @@ class NativeCall:
                 self._room = None
             self._check_writable()
 
-    async def _wait(self) -> None:
+    def _news(self) -> asyncio.Future[None]:
+        """What is done when the connection has told something."""
         self._waiter = self._conn.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _expect_head(self) -> None:
         if self._reader.head is None and not self._conn.paused:

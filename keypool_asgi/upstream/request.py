@@ -9,12 +9,13 @@ from keypool_asgi.core.messages import Headers, RequestHead
 __all__ = ["LAST_CHUNK", "BodyMeter", "EncodedRequest", "LengthMismatchError", "encode_chunk", "encode_request"]
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_FRAMING_AND_CONNECTION = _FRAMING | {b"connection"}
 
 LAST_CHUNK = b"0\r\n\r\n"
 """The end of a chunked body without trailers (RFC 9112, section 7.1)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EncodedRequest:
     """A request head as it goes on the wire.
 
@@ -90,13 +91,14 @@ def encode_request(head: RequestHead) -> EncodedRequest:
 
 def _encode(head: RequestHead) -> EncodedRequest | str:
     headers = head.headers
-    lines = [b"%b: %b\r\n" % field for field in headers]
-    data = b"%b %b HTTP/1.1\r\n%b\r\n" % (head.method, head.target, b"".join(lines))
-    breaks = len(headers) + 2
-    if data.count(b"\n") != breaks or data.count(b"\r") != breaks or b"\0" in data:
+    lines = [b"%b %b HTTP/1.1" % (head.method, head.target), *map(b": ".join, headers), b"\r\n"]
+    data = b"\r\n".join(lines)
+    if len(data) - len(data.translate(None, b"\r\n\0")) != 2 * len(lines):  # more than the ends of lines
         return "a request line or header field contains CR, LF or NUL"
-    if head.method == b"CONNECT" or not head.method.isalpha() or not head.target or b" " in head.target:
+    if head.method == b"CONNECT" or not head.method.isalpha() or not head.target or head.target.find(b" ") >= 0:
         return "the request method or target is not valid here"
+    if _FRAMING_AND_CONNECTION.isdisjoint([name.lower() for name, _ in headers]):
+        return EncodedRequest(data, 0, persistent=True)
     return _frame(data, headers)
 
 

@@ -27,8 +27,9 @@ __all__ = ["Body", "Framing", "ResponseReader", "frame_response"]
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])[ \r]")
 _PREFIX = b"HTTP/1."
 _END = b"\r\n\r\n"
-# Other than visible ASCII, SP, HTAB, obs-text (RFC 9110, section 5.5), and the CR and LF that are counted on their own.
-_FORBIDDEN = re.compile(rb"[^\t\r\n -~\x80-\xff]")
+# Other than visible ASCII, SP, HTAB and obs-text (RFC 9110, section 5.5). CR and LF may end lines, as a pair.
+_CONTROLS = bytes(code for code in [*range(0x20), 0x7F] if code != ord("\t"))
+_FRAMING_AND_CONNECTION = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 
 
 class Body(Enum):
@@ -83,6 +84,8 @@ def _framing_fields(headers: Headers) -> tuple[int | None, bool, bool]:
     persistent = True
     for name, value in headers:
         lower = name.lower()
+        if lower not in _FRAMING_AND_CONNECTION:
+            continue
         if lower == b"content-length":
             # Repeated ones are refused even if equal, as RFC 9112 (6.3, item 5) allows: llhttp does it too.
             if length is not None or not value.isdigit() or len(value) > 18:
@@ -92,7 +95,7 @@ def _framing_fields(headers: Headers) -> tuple[int | None, bool, bool]:
             if chunked or value.lower() != b"chunked":
                 raise _violation("unknown transfer coding")
             chunked = True
-        elif lower == b"connection" and persistent:
+        elif value != b"keep-alive" and persistent:
             persistent = b"close" not in [option.strip() for option in value.lower().split(b",")]
     return length, chunked, persistent
 
@@ -245,9 +248,8 @@ class ResponseReader:
         match = _STATUS_LINE.match(data)
         if match is None:
             raise _violation("not an HTTP/1.1 status line")
-        breaks = data.count(b"\r\n")
-        if data.count(b"\n") != breaks or data.count(b"\r") != breaks or _FORBIDDEN.search(data):
+        if len(data) - len(data.translate(None, _CONTROLS)) != 2 * data.count(b"\r\n"):
             raise _violation("control character in the head")
-        if b"\r\n " in data or b"\r\n\t" in data:
+        if data.find(b"\r\n ") >= 0 or data.find(b"\r\n\t") >= 0:
             raise _violation("folded header line")
         return match[1], int(match[2])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import traceback
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keypool_asgi.core.messages import Headers, Origin, RequestHead
 from keypool_asgi.upstream.request import BodyMeter, LengthMismatchError, encode_chunk, encode_request
@@ -40,6 +42,30 @@ def test_the_length_of_a_body(headers: Headers, length: int | None) -> None:
 @pytest.mark.parametrize("option", [b"close", b"Close", b"x, close"])
 def test_a_request_that_closes(option: bytes) -> None:
     assert not encode_request(head([(b"Connection", option)])).persistent
+
+
+NAMES = st.sampled_from([b"a", b"X-b", b"Content-Length", b"transfer-encoding", b"Connection", b"", b"x\r", b"\nx"])
+VALUES = st.sampled_from([b"5", b"chunked", b"close", b"keep-alive", b"", b"a\0", b"\r\n", b"x\r\ny: z"])
+
+
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=5))
+def test_only_what_reads_as_it_was_given_is_encoded(headers: Headers) -> None:
+    given_head = head(headers)
+    framing = [name.lower() for name, _ in headers if name.lower() in (b"content-length", b"transfer-encoding")]
+    try:
+        request = encode_request(given_head)
+    except ValueError:
+        line_breaks = any(set(b"\r\n\0") & set(name + value) for name, value in headers)
+        assert line_breaks or framing
+        return
+    first, *lines, end, nothing = request.data.split(b"\r\n")
+    assert first == b"GET /v2/x?y=1 HTTP/1.1"
+    assert [tuple(line.split(b": ", 1)) for line in lines] == given_head.headers
+    assert end == nothing == b""
+    assert b"\0" not in request.data
+    assert (request.length != 0) <= (len(framing) == 1)
+    closes = any(name.lower() == b"connection" and b"close" in value for name, value in headers)
+    assert request.persistent is not closes
 
 
 SECRET = b"sk-hunter2"

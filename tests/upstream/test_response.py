@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
+from contextlib import nullcontext
 from itertools import pairwise
 
 import h11
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keypool_asgi.core.messages import Headers
@@ -222,6 +224,19 @@ def test_header_bytes_are_kept(parser: str) -> None:
     stream = OK + b"".join(b"%b: \t%b \t\r\n" % field for field in fields) + b"Content-Length: 0\r\n\r\n"
     result, _ = read(parser, [stream])
     assert result.headers == [*fields, (b"Content-Length", b"0")]
+
+
+PIECES = [b"\r\n", b"\r", b"\n", b"\t", b" ", b"\0", b"\x7f", b"\x1f", b"\x80", b"\xff", b"a", b"a: b\r\n"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join))
+@example(b"a\r\n b")
+@example(b"a\r\r\nb: \n")
+def test_a_head_is_lines_of_visible_characters(value: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nx: " + value + b"\r\n\r\n"
+    sound = not any(re.search(rb"[^\t -~\x80-\xff]|\A[ \t]", line) for line in head.split(b"\r\n"))
+    with nullcontext() if sound else pytest.raises(ProtocolViolation):
+        assert ResponseReader(b"GET", PARSERS["h11"])._check_head(head) == (b"1", 200)
 
 
 @parsers
