@@ -129,6 +129,7 @@ def _frame(data: bytes, headers: Headers) -> EncodedRequest | str:
 def encode_chunk(data: bytes) -> bytes:
     """Frame a non-empty piece as one chunk (RFC 9112, section 7.1).
 
-    One joined write: ``writelines`` does not pause the protocol in Python 3.12.0 to 3.12.8 (CVE-2024-12254).
+    One joined write: ``writelines`` does not pause the protocol in Python 3.12.0 to 3.12.8 (CVE-2024-12254). And a
+    join, because formatting copies a piece more than once, which takes a hundred times as long where it is large.
     """
-    return b"%x\r\n%b\r\n" % (len(data), data)
+    return b"".join((b"%x\r\n" % len(data), data, b"\r\n"))
