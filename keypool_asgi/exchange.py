@@ -7,7 +7,7 @@ that is missing from the composition.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from .asgi import Scope
@@ -73,7 +73,7 @@ class Exchange:
     request_id: str
     operation: Operation
     path: str
-    ids: dict[str, str]
+    ids: Mapping[str, str]
     framing: Framing
     own_base: Callable[[], str]
     began: float = field(default_factory=time.monotonic, init=False)

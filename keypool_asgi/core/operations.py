@@ -7,8 +7,10 @@ encoded slash, dot segment or other trick of a path can reach upstream.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
 from urllib.parse import parse_qsl
 
 from keypool_asgi.errors import ConfigurationError
@@ -19,7 +21,10 @@ from .ownership import Creates, Names, named_values
 __all__ = ["Condition", "Match", "Operation", "OperationTable", "named_in_head"]
 
 # Identifiers are UUIDs and short names upstream; whatever else stands in their place is not an identifier.
-_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}\Z")
+_MOST_CHARACTERS = 128
+_IDENTIFIER = re.compile(rf"[A-Za-z0-9_-]{{1,{_MOST_CHARACTERS}}}\Z")
+
+_REMEMBERED_PATHS = 1024
 
 SOCKET = "WEBSOCKET"
 """What stands for the method in the rows of WebSocket operations."""
@@ -116,7 +121,7 @@ class Match:
 
     operation: Operation
     path: str
-    ids: dict[str, str]
+    ids: Mapping[str, str]
 
 
 @dataclass(slots=True)
@@ -134,6 +139,10 @@ class _Node:
     literal: dict[str, _Node] = field(default_factory=dict)
     parameter: str = ""
     behind: _Node | None = None
+
+
+_Place = tuple[Mapping[str, Sequence[Operation]], Mapping[str, str]]
+"""The rows of a path by method, and the identifiers that it names; many requests share it."""
 
 
 class OperationTable:
@@ -155,6 +164,10 @@ class OperationTable:
             if rows and rows[-1].condition is None:
                 raise ConfigurationError(f"operation {operation.name!r} is hidden by {rows[-1].name!r}")
             rows.append(operation)
+        # No path of an operation is longer, which also bounds what is remembered of paths.
+        self._longest = max((len(_longest(operation.path)) for operation in self.operations), default=0) + 1
+        # Jobs are polled: the same path comes again and again.
+        self._place = lru_cache(maxsize=_REMEMBERED_PATHS)(self._walk)
 
     def _node_for(self, template: str) -> _Node:
         node = self._root
@@ -185,8 +198,20 @@ class OperationTable:
             headers: the request's header fields, names in lower case.
             query: raw query string.
         """
+        if len(path) > self._longest:
+            return None
         if path.startswith("//"):
             path = path[1:]
+        rows, ids = self._place(path)
+        for operation in rows.get("GET" if method == "HEAD" else method, ()):
+            if method == "HEAD" and operation.creates:
+                continue  # it would create what nobody gets to see
+            if operation.condition is None or operation.condition.holds(headers, query):
+                return Match(operation, path, ids)
+        return None
+
+    def _walk(self, path: str) -> _Place:
+        """Go along a path by its segments; returns the rows where it ends, none if it leads nowhere."""
         node: _Node = self._root
         ids: dict[str, str] = {}
         for segment in path[1:].split("/"):
@@ -194,12 +219,12 @@ class OperationTable:
             if following is None:
                 following = node.behind
                 if following is None or not _IDENTIFIER.match(segment):
-                    return None
+                    return {}, {}
                 ids[node.parameter] = segment
             node = following
-        for operation in node.rows.get("GET" if method == "HEAD" else method, ()):
-            if method == "HEAD" and operation.creates:
-                continue  # it would create what nobody gets to see
-            if operation.condition is None or operation.condition.holds(headers, query):
-                return Match(operation, path, ids)
-        return None
+        return node.rows, MappingProxyType(ids)
+
+
+def _longest(template: str) -> str:
+    """The longest path that a template stands for."""
+    return re.sub(r"\{\w+\}", "x" * _MOST_CHARACTERS, template)

@@ -113,6 +113,30 @@ def test_a_row_that_can_never_be_reached_is_a_mistake() -> None:
         OperationTable([first, second])
 
 
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda row: f"{row.name} {row.method} {row.path}")
+@pytest.mark.parametrize(("slash", "characters", "found"), [("", 128, True), ("/", 128, True), ("", 129, False)])
+def test_the_longest_identifiers_are_found(operation: Operation, slash: str, characters: int, found: bool) -> None:
+    _, headers, query = asked(operation)
+    path = slash + re.sub(r"\{\w+\}", "a" * characters, operation.path)
+    match = TABLE.find(operation.method, path, headers, query)
+    assert (match is not None and match.operation is operation) == (found or "{" not in operation.path)
+
+
+def test_a_path_that_is_remembered_is_judged_anew_by_method_and_condition() -> None:
+    for _ in range(2):
+        assert TABLE.find("GET", f"/v2/transcript/{IDENT}", [], b"").operation.name == "transcripts.get"
+        assert TABLE.find("DELETE", f"/v2/transcript/{IDENT}", [], b"").operation.name == "transcripts.delete"
+        assert TABLE.find("BREW", f"/v2/transcript/{IDENT}", [], b"") is None
+        assert TABLE.find("GET", "/v1/token", [], b"").operation.service == "agents"
+        assert TABLE.find("GET", "/v1/token", [], b"product=stt").operation.service == "token"
+
+
+def test_an_endless_path_is_not_kept() -> None:
+    table = OperationTable(OPERATIONS)
+    assert table.find("GET", "/v2/" + "x" * 100_000, [], b"") is None
+    assert table._place.cache_info().currsize == 0
+
+
 @given(st.lists(st.builds(Names, st.sampled_from("kl"), st.sampled_from("xyz"), st.booleans(), st.booleans())))
 def test_names_are_sorted_by_their_places(names: list[Names]) -> None:
     row = Operation(name="a", method="GET", path="/x", service="api", names=tuple(names))
