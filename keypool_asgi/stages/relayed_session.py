@@ -350,10 +350,11 @@ class RelayedSession:
             data = message.get("bytes")
             if data is None:
                 data = message["text"]
-            if is_longer(data, limit):
+            size = len(data)
+            if size > limit or (type(data) is str and is_longer(data, limit)):
                 return StopAsked(Close(1009, f"A message has at most {limit} bytes."))
             if type(data) is bytes:
-                meter.bytes_up += len(data)
+                meter.bytes_up += size
             elif is_notable(self.state, data, ends):
                 self._decide(FromCaller(data))
             meter.messages_up += 1
@@ -363,6 +364,7 @@ class RelayedSession:
                 # How the connection has ended is told by its reading side, which must not wait any longer.
                 socket.abort()
                 await asyncio.Event().wait()
+            del message, data  # else who is silent now would hold what it said last
 
     # Carrying out
 

@@ -33,8 +33,6 @@ async def left(receive: Receive) -> CallerLeft:
     return CallerLeft(close_of(message))
 
 
-def is_longer(data: str | bytes, limit: int) -> bool:
-    """Whether a message has more bytes than this; a character of text has up to four."""
-    if len(data) > limit:
-        return True
-    return isinstance(data, str) and 4 * len(data) > limit and len(data.encode("utf-8", "surrogatepass")) > limit
+def is_longer(text: str, limit: int) -> bool:
+    """Whether a text has more bytes than this; a character has up to four."""
+    return 4 * len(text) > limit and len(text.encode("utf-8", "surrogatepass")) > limit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from typing import Any
 
@@ -113,6 +114,23 @@ def test_a_session_is_idle_from_the_last_message_on() -> None:
         assert asyncio.get_running_loop().time() - began >= 0.55
         assert room.upstream.sent == [b"audio"] * 4 + ['{"type":"Terminate"}']
         assert room.got[-1]["code"] == IDLE.code
+
+    run(main())
+
+
+def test_a_silent_session_does_not_hold_what_it_said_last() -> None:
+    async def main() -> None:
+        room = Room()
+        serving = asyncio.create_task(room.serve())
+        await asyncio.sleep(0.05)
+        audio = bytes(range(256))
+        before = sys.getrefcount(audio)
+        room.heard.put_nowait({"type": "websocket.receive", "bytes": audio})
+        await asyncio.sleep(0.05)
+        held = sys.getrefcount(audio) - before
+        assert (room.upstream.sent, held) == ([audio], 1)  # by the list that notes it
+        room.heard.put_nowait(GONE)
+        await asyncio.wait_for(serving, 5)
 
     run(main())
 

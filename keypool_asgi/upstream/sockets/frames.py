@@ -25,10 +25,10 @@ _LONG: Final = Struct("!BBQ4s").pack
 class FrameWriter:
     """Builds frames, each as one piece of bytes for one write. It serves any number of connections of one thread."""
 
-    __slots__ = ("_masks",)
+    __slots__ = ("_next_mask",)
 
     def __init__(self) -> None:
-        self._masks = fresh_masks()
+        self._next_mask = fresh_masks().__next__
 
     def message(self, message: str | bytes) -> bytes:
         """Return a message as one frame, text or binary."""
@@ -38,7 +38,7 @@ class FrameWriter:
 
     def frame(self, first: int, payload: bytes = b"") -> bytes:
         """Return a frame that begins with the byte ``first``."""
-        mask = next(self._masks)
+        mask = self._next_mask()
         size = len(payload)
         if size < 126:
             head = _SHORT(first, _MASKED | size, mask)
