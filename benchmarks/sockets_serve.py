@@ -8,10 +8,9 @@ import cProfile
 import signal
 import socket
 from contextlib import suppress
-from typing import Any
 
-from . import sockets_upstream
-from .answers import KEYS, PREFIX, TOKEN
+from . import loops, sockets_upstream
+from .apps import keypool
 
 __all__ = ["main"]
 
@@ -27,22 +26,9 @@ def main() -> None:
     sock = socket.socket(fileno=options.fd)
     if options.name == "upstream":
         with suppress(asyncio.CancelledError):
-            _runner()(_until_told(sock))
+            loops.run(_until_told(sock))
     else:
         _serve_pool(options.upstream, sock, options.profile)
-
-
-def _pool(upstream: str) -> Any:
-    """Everything on: authentication, permissions, two limits, three keys, all in memory."""
-    from keypool_asgi import KeyPool, Limit, Team, UpstreamKey
-
-    limits = [Limit("requests", 1_000_000_000, per="minute"), Limit("concurrency", 100_000)]
-    return KeyPool(
-        keys=[UpstreamKey(name, secret=f"secret-{name}", project="bench") for name in KEYS],
-        teams={TOKEN: Team("bench", operations=["streaming.*"], limits=limits)},
-        prefix=PREFIX,
-        origins={"streaming": upstream},
-    )
 
 
 def _serve_pool(upstream: str, sock: socket.socket, profile_file: str | None) -> None:
@@ -51,7 +37,7 @@ def _serve_pool(upstream: str, sock: socket.socket, profile_file: str | None) ->
     # uvicorn raises the signal again after its orderly shutdown; a profile is still to be written then.
     signal.signal(signal.SIGTERM, lambda *_: None)
     config = uvicorn.Config(
-        _pool(upstream),
+        keypool(upstream),
         http="httptools",
         ws="websockets-sansio",
         ws_per_message_deflate=False,
@@ -73,14 +59,6 @@ async def _until_told(sock: socket.socket) -> None:
     task = asyncio.ensure_future(sockets_upstream.serve(sock))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     await task
-
-
-def _runner() -> Any:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run
-    return uvloop.run
 
 
 if __name__ == "__main__":

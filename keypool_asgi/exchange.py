@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from .asgi import Scope
 from .core.headers import Framing
@@ -19,7 +20,7 @@ from .core.teams import Team
 from .core.verdicts import Verdict
 from .errors import MissingStage, UpstreamError
 
-__all__ = ["SCOPE_KEY", "Attempt", "Exchange", "exchange_of"]
+__all__ = ["SCOPE_KEY", "Attempt", "Exchange", "Passed", "exchange_of"]
 
 SCOPE_KEY = "keypool_asgi.exchange"
 """Where a scope holds its exchange."""
@@ -44,6 +45,22 @@ class Attempt:
     judge: Callable[[Verdict], None] = _no_judge
 
 
+class Passed(Protocol):
+    """What has passed at the border to the server.
+
+    Attributes:
+        status: of the answer, 101 for a session that was accepted, None while there is none.
+        close_code: of a session, whichever side sent it.
+        request_bytes: from the caller so far.
+        response_bytes: to the caller so far.
+    """
+
+    status: int | None
+    close_code: int | None
+    request_bytes: int
+    response_bytes: int
+
+
 @dataclass(eq=False, slots=True)
 class Exchange:
     """One HTTP request and its response, or one WebSocket session.
@@ -62,6 +79,7 @@ class Exchange:
         max_session_seconds: how long a session may last by its temporary token. Set by auth.
         opens_by: loop time by which a WebSocket session must be served. Set by the relay.
         accepted: whether the caller's side of a WebSocket session is open. Set by the relay.
+        passed: what has passed of a WebSocket session at the border. Set by intercept.
         session: what a WebSocket session has used so far. Set by the relay when upstream has upgraded.
         stopped: how the session shall end, once that was asked for.
         on_stop: what the relay does when it is asked for.
@@ -82,6 +100,7 @@ class Exchange:
     max_session_seconds: float | None = field(default=None, init=False)
     opens_by: float | None = field(default=None, init=False)
     accepted: bool = field(default=False, init=False)
+    passed: Passed | None = field(default=None, init=False, repr=False)
     session: SessionMeter | None = field(default=None, init=False)
     stopped: Close | None = field(default=None, init=False)
     on_stop: Callable[[Close], None] | None = field(default=None, init=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -72,6 +73,9 @@ def make_app(path: str, configuration: Configuration) -> ASGIApp:
     """
     settings: Settings = {"on_exchange": log_exchange} if configuration.server.log_exchanges else {}
     pool = build(KeyPool, path, settings)
+    # What is loaded now stays. Full garbage collections, which hold up every session, need not visit it.
+    gc.collect()
+    gc.freeze()
     return DrainOnSignal(pool, drain=pool.drain)
 
 

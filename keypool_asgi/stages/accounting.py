@@ -18,8 +18,8 @@ from keypool_asgi.core.charging import NOTHING_METERED, Tariff
 from keypool_asgi.core.metering import Figures, Found, Metering, Scanning, scanner_for
 from keypool_asgi.core.resources import Ref, Resource
 from keypool_asgi.core.usage import UsageRecord, session_used
-from keypool_asgi.errors import NoAvailableKeys, Refusal, UpstreamError
-from keypool_asgi.exchange import Exchange
+from keypool_asgi.errors import MissingStage, NoAvailableKeys, Refusal, UpstreamError
+from keypool_asgi.exchange import Exchange, Passed
 from keypool_asgi.ports import ResourceStore
 
 from .bookkeeping import Bookkeeper
@@ -118,7 +118,7 @@ class Accounting(Stage):
 
     def _enter_request(self, entry: _Entry, exchange: Exchange, *, succeeded: bool) -> None:
         metering, used, estimated = entry.metering, {"requests": 1}, False
-        record_id = exchange.request_id
+        record_id = None
         if succeeded or entry.status is None:
             if metering.body is not None:
                 used[metering.body] = entry.request_bytes
@@ -129,7 +129,8 @@ class Accounting(Stage):
                     record_id = job_permit(exchange.operation.name, job)
             elif metering.ends is None:
                 estimated = self._add_figures(used, entry, exchange.operation.name)
-        self._add(exchange, entry, record_id, used, estimated=estimated or entry.status is None)
+        estimated |= entry.status is None
+        self._add(exchange, entry, entry.started, used, estimated=estimated, record_id=record_id)
 
     def _add_figures(self, used: dict[str, int], entry: _Entry, operation: str) -> bool:
         """Add what the answer says was used, and what that costs. Returns whether it had to be estimated.
@@ -202,92 +203,100 @@ class Accounting(Stage):
     # WebSocket
 
     async def _serve_session(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        metering = self.tariff.metering.get(exchange.operation.name, NOTHING_METERED)
-        entry = _Entry(exchange, receive, send, metering=metering, wanted=None, started=self.clock())
+        started = self.clock()
         try:
-            await self.app(scope, entry.receive, entry.send)
+            await self.app(scope, receive, send)
         finally:
             if exchange.session is not None:
-                self._enter_session(exchange, entry)
+                self._enter_session(exchange, started)
             elif exchange.reached_upstream:
-                self._add(exchange, entry, exchange.request_id, {"requests": 1}, estimated=True)
+                self._add(exchange, _passed(exchange), started, {"requests": 1}, estimated=True)
 
-    def _enter_session(self, exchange: Exchange, entry: _Entry) -> None:
+    def _enter_session(self, exchange: Exchange, started: float) -> None:
         """Make the record of a session, once it is over upstream too: the relay may still be ending it."""
         meter = exchange.session
         if meter is None or meter.opened is None or meter.closed is not None:
-            self._add_session(exchange, entry)
+            self._add_session(exchange, started)
             return
-        task = asyncio.get_running_loop().create_task(self._part(exchange, entry), name="keypool_asgi: usage")
+        task = asyncio.get_running_loop().create_task(self._part(exchange, started), name="keypool_asgi: usage")
         self._parting.add(task)
         task.add_done_callback(self._parting.discard)
 
-    async def _part(self, exchange: Exchange, entry: _Entry) -> None:
+    async def _part(self, exchange: Exchange, started: float) -> None:
         loop, meter = asyncio.get_running_loop(), exchange.session
         end = loop.time() + _PARTING_SECONDS
         with suppress(asyncio.CancelledError):  # the event loop is ending: it counts as it stands
             while meter is not None and meter.closed is None and loop.time() < end:  # noqa: ASYNC110 - the relay sets no event
                 await asyncio.sleep(_LOOK_SECONDS)
-        self._add_session(exchange, entry)
+        self._add_session(exchange, started)
 
-    def _add_session(self, exchange: Exchange, entry: _Entry) -> None:
+    def _add_session(self, exchange: Exchange, started: float) -> None:
         meter, operation = exchange.session, exchange.operation.name
         if meter is None or meter.opened is None:
             return
         closed = asyncio.get_running_loop().time() if meter.closed is None else meter.closed
         seconds = max(0.0, closed - meter.opened)
-        used, settled = session_used(entry.metering, meter.figures, seconds)
+        metering = self.tariff.metering.get(operation, NOTHING_METERED)
+        used, settled = session_used(metering, meter.figures, seconds)
         used = {"requests": 1, **used}
         cost = self.tariff.prices.cost(operation, used)
         if cost:
             used["cost"] = cost
-        self._add(exchange, entry, exchange.request_id, used, estimated=not settled, clocked_seconds=seconds)
+        self._add(exchange, _passed(exchange), started, used, estimated=not settled, clocked_seconds=seconds)
 
     # Both
 
     def _add(
         self,
         exchange: Exchange,
-        entry: _Entry,
-        record_id: str,
+        passed: Passed,
+        started: float,
         used: Mapping[str, int],
         *,
         estimated: bool,
+        record_id: str | None = None,
         clocked_seconds: float | None = None,
     ) -> None:
         key = exchange.attempts[-1].key if exchange.attempts else None
         self.books.add(
             UsageRecord(
-                id=record_id,
+                id=record_id or exchange.request_id,
                 request_id=exchange.request_id,
                 team=exchange.team.id,
                 operation=exchange.operation.name,
                 key=None if key is None else key.id,
                 account=None if key is None else key.account,
                 project=None if key is None else key.project,
-                started=entry.started,
+                started=started,
                 ended=self.clock(),
-                status=entry.status,
-                close_code=entry.close_code,
+                status=passed.status,
+                close_code=passed.close_code,
                 used=used,
                 estimated=estimated,
-                request_bytes=entry.request_bytes,
-                response_bytes=entry.response_bytes,
+                request_bytes=passed.request_bytes,
+                response_bytes=passed.response_bytes,
                 clocked_seconds=clocked_seconds,
             )
         )
 
 
+def _passed(exchange: Exchange) -> Passed:
+    """What the border has seen of a session."""
+    if exchange.passed is None:
+        raise MissingStage("exchange.passed is read, and no intercept stage has written it")
+    return exchange.passed
+
+
 class _Entry:
-    """A ``receive`` and a ``send`` that note what the record of an exchange needs, without holding anything.
+    """A ``receive`` and a ``send`` that note what the record of a request needs, without holding anything.
 
     Attributes:
         metering: what the operation uses up.
         started: Unix time in seconds.
         status: of the answer, None while there is none.
-        close_code: of a session, whichever side sent it.
-        request_bytes: from the caller so far.
-        response_bytes: to the caller so far.
+        close_code: None, for this is no session.
+        request_bytes: of the body, from the caller so far.
+        response_bytes: of the body, to the caller so far.
     """
 
     __slots__ = (
@@ -351,14 +360,8 @@ class _Entry:
     async def receive(self) -> Message:
         """Return the caller's next message."""
         message = await self._receive()
-        kind = message["type"]
-        if kind == "http.request":
+        if message["type"] == "http.request":
             self.request_bytes += len(message.get("body", b""))
-        elif kind == "websocket.receive":
-            data = message.get("bytes")
-            self.request_bytes += len(message["text"] if data is None else data)
-        elif kind == "websocket.disconnect":
-            self.close_code = message.get("code", 1005)
         return message
 
     def send(self, message: Message) -> Awaitable[None]:
@@ -369,17 +372,8 @@ class _Entry:
             self.response_bytes += len(data)
             if self._scanner is not None:
                 self._scanner.feed(data)
-        elif kind == "websocket.send":
-            data = message.get("bytes")
-            self.response_bytes += len(message["text"] if data is None else data)
         elif kind == "http.response.start":
             self._start(message)
-        elif kind == "websocket.accept":
-            self.status = 101
-        elif kind == "websocket.close":
-            self.close_code = message.get("code", 1000)
-        elif kind == "websocket.http.response.start":
-            self.status = message["status"]
         return self._send(message)
 
     def _start(self, message: Message) -> None:

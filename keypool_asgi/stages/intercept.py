@@ -163,6 +163,8 @@ class Intercept:
             else:
                 await send_refusal(scope, watch.send, refusal, request_id)
             return
+        if isinstance(watch, SocketWatch):
+            exchange.passed = watch
         started = self.clock()
         try:
             await self.app({**scope, SCOPE_KEY: exchange}, watch.receive, watch.send)

@@ -42,8 +42,9 @@ class Watchdog:
         self._deadline = None
 
     def cancel(self) -> None:
-        """Stop, and give the timer back."""
+        """Stop for good: give the timer back, and forget whom to call, who has this one and would not be freed."""
         self._deadline = None
+        self._expired = _nobody
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -57,3 +58,7 @@ class Watchdog:
             return
         self._deadline = None
         self._expired()
+
+
+def _nobody() -> None:
+    """Stand for who was to be called."""

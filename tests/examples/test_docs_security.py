@@ -58,7 +58,7 @@ def bullet(start: str) -> str:
 
 
 def test_the_fields_that_do_not_cross_are_the_packages() -> None:
-    written_anew = {b"authorization", b"host", b"content-length", b"via"}
+    written_anew = {b"accept-encoding", b"authorization", b"host", b"content-length", b"via"}
     assert quoted(bullet("Ended here, in both directions")) == headers._HOP_BY_HOP
     assert quoted(bullet("Not sent to AssemblyAI")) == headers._NOT_FOR_UPSTREAM - headers._HOP_BY_HOP - written_anew
     assert quoted(bullet("Not sent to callers")) == headers._NOT_FOR_CALLERS - headers._HOP_BY_HOP

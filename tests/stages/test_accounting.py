@@ -29,6 +29,7 @@ from keypool_asgi.providers.assemblyai.metering import METERING
 from keypool_asgi.stages.accounting import Accounting
 from keypool_asgi.stages.bookkeeping import Bookkeeper, Settlement
 from keypool_asgi.stages.settling import JobDesk
+from keypool_asgi.stages.socket_watch import SocketWatch
 from keypool_asgi.stores.ledger import MemoryLedger
 from keypool_asgi.stores.resources import MemoryResources
 from keypool_asgi.testing import Fault, silence_wav
@@ -62,13 +63,26 @@ class Alone:
         async def send(message: Any) -> None:
             self.sent.append(message)
 
-        await self.stage(scope, receive or _silent, send)
+        receive = receive or _silent
+        if kind == "websocket":
+            watch = SocketWatch(scope, _after_connect(receive), send, form="http", subprotocol=None)
+            exchange.passed, receive, send = watch, watch.receive, watch.send
+        await self.stage(scope, receive, send)
         return exchange
 
     async def only(self) -> Any:
         await self.books.flush()
         (found,) = self.ledger._records.values()
         return found
+
+
+def _after_connect(receive: Any) -> Any:
+    first = iter([{"type": "websocket.connect"}])
+
+    async def received() -> Any:
+        return next(first, None) or await receive()
+
+    return received
 
 
 async def _silent() -> Any:
