@@ -75,6 +75,7 @@ class Workflows(RuleBasedStateMachine):
             state=f"sqlite:///{Path(self.folder.name) / 'owners.db'}",
             health=AT_ONCE,
             key_wait_seconds=0.05,
+            reconcile_seconds=None,  # its errands are upstream requests that no rule has made
             select=lambda offers, need: offers[self.pick % len(offers)].id,  # chance is hypothesis's
         )
 
