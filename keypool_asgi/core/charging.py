@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from keypool_asgi.errors import ConfigurationError
 
 from .limits import WINDOWED_UNITS, Charge, Limit
-from .metering import Figures, Found, Metering
+from .metering import Figures, Metering, job_in
 from .operations import SOCKET, Operation
 from .prices import NO_PRICES, Prices
 from .rate_fields import RateFields
@@ -64,7 +64,7 @@ class Plan:
 
     def _wanted(self) -> Figures | None:
         if self.job and self.metering.begins is not None:
-            return Figures(frozenset({self.metering.begins}), _nothing)
+            return job_in(self.metering.begins)
         return self.metering.figures if self.settles or self.finishes else None
 
 
@@ -186,7 +186,3 @@ def _is_of_every(limit: Limit, operation: Operation) -> bool:
 
 def _counts(limit: Limit, operation: str) -> bool:
     return limit.operations is None or any(fnmatchcase(operation, pattern) for pattern in limit.operations)
-
-
-def _nothing(_: Found) -> None:
-    return None

@@ -15,6 +15,7 @@ from keypool_asgi.errors import BadRequest, ConfigurationError
 from .messages import Headers
 
 __all__ = [
+    "NO_BODY",
     "Framing",
     "checked_origins",
     "comes_from",
@@ -109,7 +110,8 @@ class Framing:
     chunked: bool
 
 
-_NO_BODY = Framing(0, chunked=False)
+NO_BODY = Framing(0, chunked=False)
+"""Of a request without a body, as most are."""
 
 
 def framing_of(method: str, http_version: str, headers: Headers) -> Framing:
@@ -142,7 +144,7 @@ def framing_of(method: str, http_version: str, headers: Headers) -> Framing:
         return Framing(_length(lengths.pop()), chunked=False)
     # HTTP/2 and later delimit bodies by themselves, so a body may follow though no field says so.
     unannounced = not http_version.startswith("1") and method in ("POST", "PUT", "PATCH")
-    return Framing(None, chunked=True) if unannounced else _NO_BODY
+    return Framing(None, chunked=True) if unannounced else NO_BODY
 
 
 def _length(value: bytes) -> int:

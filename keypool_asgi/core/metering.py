@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from .messages import Headers
 
-__all__ = ["Figures", "Found", "Metering", "Scanner", "Scanning", "readable_codings", "scanner_for"]
+__all__ = ["Figures", "Found", "Metering", "Scanner", "Scanning", "job_in", "readable_codings", "scanner_for"]
 
 Found = Mapping[str, int | float | str | bool | None]
 """Members of an answer's object by their path, such as ``{"usage.total_tokens": 120}``."""
@@ -40,6 +40,15 @@ class Figures:
     def model(self, found: Found) -> str | None:
         """The model that an answer names, or None."""
         return next((name for member in self.models if isinstance(name := found.get(member), str)), None)
+
+
+def job_in(member: str) -> Figures:
+    """Where an answer that begins a job says which: it has no figures yet."""
+    return Figures(frozenset({member}), _none_yet)
+
+
+def _none_yet(_: Found) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from keypool_asgi.asgi import ASGIApp, Message, Receive, Scope, Send
 from keypool_asgi.core.charging import NOTHING_METERED, Tariff
-from keypool_asgi.core.metering import Figures, Found, Metering, Scanning, scanner_for
+from keypool_asgi.core.metering import Figures, Found, Metering, Scanning, job_in, scanner_for
 from keypool_asgi.core.resources import Ref, Resource
 from keypool_asgi.core.usage import UsageRecord, session_used
 from keypool_asgi.errors import MissingStage, NoAvailableKeys, Refusal, UpstreamError
@@ -389,8 +389,4 @@ class _Entry:
 
 def _looked_for(metering: Metering) -> Figures | None:
     """What a request's answer is searched for: the job that it begins, or what was used."""
-    return metering.figures if metering.begins is None else Figures(frozenset({metering.begins}), _nothing)
-
-
-def _nothing(_: Found) -> None:
-    return None
+    return metering.figures if metering.begins is None else job_in(metering.begins)

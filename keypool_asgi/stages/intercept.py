@@ -12,7 +12,7 @@ from os import urandom
 from typing import Literal, Protocol
 
 from keypool_asgi.asgi import ASGIApp, Location, OwnBase, Receive, Scope, Send, is_literal, locate, send_refusal
-from keypool_asgi.core.headers import Framing, framing_of
+from keypool_asgi.core.headers import NO_BODY, framing_of
 from keypool_asgi.core.operations import SOCKET, OperationTable
 from keypool_asgi.core.tokens import chosen_subprotocol, refusal_form
 from keypool_asgi.errors import BodyTooLarge, ConnectionBroken, Gone, NotFound, Refusal, UpstreamFailed
@@ -31,8 +31,6 @@ SocketRefusals = Literal["auto", "http", "in_band"]
 accepted socket, an ``Error`` message and a close code; ``"auto"`` in the form that the caller can show."""
 
 _REQUESTS = frozenset({"http", "websocket"})
-
-_NO_BODY = Framing(0, chunked=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +208,7 @@ class Intercept:
             raise NotFound("Unknown operation: this method and path are not part of the AssemblyAI API that is served.")
         if match.operation.gone:
             raise Gone(match.operation.gone)
-        framing = _NO_BODY if is_socket else framing_of(method, scope.get("http_version", "1.1"), scope["headers"])
+        framing = NO_BODY if is_socket else framing_of(method, scope.get("http_version", "1.1"), scope["headers"])
         if framing.length is not None and framing.length > self.max_body_bytes:
             raise BodyTooLarge(f"The request body is larger than the {self.max_body_bytes} bytes that are allowed.")
         base = OwnBase(scope, location.mount, self.public_url)

@@ -62,14 +62,14 @@ class KeySelector(Stage):
         self.held_bytes = held_bytes
         self.suspicious = provider.suspicious
         self.judge = provider.judge
+        self.regions = frozenset(provider.origins)
         self.retries = retries
         self.clock = clock
 
     async def act(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Lease, try, give back; repeat while that is safe and a key is left."""
         if scope["type"] == "websocket":
-            regions = frozenset(self.provider.origins)
-            session = SessionWalk(exchange, pool=self.pool, regions=regions, retries=self.retries)
+            session = SessionWalk(exchange, pool=self.pool, regions=self.regions, retries=self.retries)
             await session.run(self.app, scope, receive, send)
             return
         walk = _Walk(self, exchange, ReplayableBody(receive, self.peek_bytes), send)
