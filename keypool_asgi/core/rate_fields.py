@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from .limits import Denial, Kind, Limit, Slot
 from .messages import Headers
-from .reservations import Levels, left
+from .reservations import Levels, standing
 
 __all__ = ["RATE_FIELDS", "RateFields"]
 
@@ -96,7 +96,7 @@ class RateFields:
         for words in self._words:
             level = levels.get(words.slot)
             if level is not None:
-                remaining, reset = left(words.limit, level, now)
+                remaining, reset = standing(words.limit, level, now)
                 told.append((words, remaining, reset))
         return told
 

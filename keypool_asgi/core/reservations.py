@@ -44,7 +44,6 @@ reservation. All charges of a reservation fit, or none is held.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from .limits import Charge, Denial, Kind, Limit, Slot
 
@@ -53,9 +52,7 @@ __all__ = [
     "Hold",
     "Level",
     "Levels",
-    "Standing",
     "idle_at",
-    "left",
     "remaining",
     "reserve",
     "settle",
@@ -139,28 +136,13 @@ def idle_at(level: Level) -> int:
     return _window_end(limit, at)
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a limit stands.
+def standing(limit: Limit, level: Level | None, now: int) -> tuple[int, float]:
+    """How a limit stands; one whose level is unknown is unused. A plain pair, because every answer tells it.
 
-    Attributes:
-        limit: the limit.
-        remaining: units that fit now.
-        reset: seconds until everything has drained or the next window begins; 0 for what has no window.
+    Returns:
+        Units that fit now; and seconds until everything has drained or the next window begins, 0 for what has no
+        window.
     """
-
-    limit: Limit
-    remaining: int
-    reset: float
-
-
-def standing(limit: Limit, level: Level | None, now: int) -> Standing:
-    """How a limit stands; one whose level is unknown is unused."""
-    return Standing(limit, *left(limit, level, now))
-
-
-def left(limit: Limit, level: Level | None, now: int) -> tuple[int, float]:
-    """Return ``remaining`` and ``reset`` of a ``Standing``, without making one: every answer says them."""
     value, at = _current(limit, level, now)
     if limit.kind is _RATE:
         ticks = -(-value // limit.amount)
@@ -172,7 +154,7 @@ def left(limit: Limit, level: Level | None, now: int) -> tuple[int, float]:
 
 def remaining(levels: Levels, charges: Iterable[Charge], unit: str, now: int) -> int | None:
     """How many of ``unit`` all those limits leave at most; None when none of them counts it."""
-    fits = [left(one.limit, levels.get(one.slot), now)[0] for one in charges if one.limit.unit == unit]
+    fits = [standing(one.limit, levels.get(one.slot), now)[0] for one in charges if one.limit.unit == unit]
     return min(fits, default=None)
 
 

@@ -182,7 +182,7 @@ class QuotaKeeperContract(StoreContract):
         if not levels and store.seen(charges) == {} and await self._knows_nothing(store):
             raise SkipTest("this store does not say how limits stand")
         now = int(self.now() * 1e6)
-        return [standing(charge.limit, levels.get(charge.slot), now).remaining for charge in charges]
+        return [standing(charge.limit, levels.get(charge.slot), now)[0] for charge in charges]
 
     async def _knows_nothing(self, store: QuotaKeeper) -> bool:
         """Whether a limit of which something is held is not told of."""

@@ -182,8 +182,8 @@ def test_idle_once_drained(limit, now):
     [(slot, hold)] = admit(levels, [charge(limit, limit.amount)], now).items()
     assert settle(levels[slot], hold, limit.amount, now) == levels[slot]
     assert idle_at(levels[slot]) == now + window(limit)
-    assert standing(limit, levels[slot], now + window(limit)).remaining == limit.amount
-    assert standing(limit, levels[slot], now + window(limit) - limit.tick).reset > 0
+    assert standing(limit, levels[slot], now + window(limit))[0] == limit.amount
+    assert standing(limit, levels[slot], now + window(limit) - limit.tick)[1] > 0
 
 
 @given(windowed, instants, st.integers(0, 2**60))
@@ -326,7 +326,7 @@ def test_a_budget_is_exact_within_its_window(limit, now, data):
             [(slot, hold)] = outcome[1].items()
             levels[slot] = settle(levels[slot], hold, spent, now)
             used += spent
-    assert standing(limit, levels.get(charge(limit).slot), now).remaining == max(0, limit.amount - used)
+    assert standing(limit, levels.get(charge(limit).slot), now)[0] == max(0, limit.amount - used)
 
 
 @given(budgets, instants)
@@ -367,7 +367,7 @@ def test_what_is_said_to_be_left_fits_and_no_more(limit, now, data):
     levels = {}
     admit(levels, [charge(limit, data.draw(st.integers(0, limit.amount)))], now)
     later = now + data.draw(st.integers(0, 10**6)) * limit.tick
-    left = standing(limit, levels.get(charge(limit).slot), later).remaining
+    left = standing(limit, levels.get(charge(limit).slot), later)[0]
     deny(levels, [charge(limit, left + 1)], later)
     admit(levels, [charge(limit, left)], later)
 

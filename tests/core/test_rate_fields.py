@@ -72,19 +72,19 @@ def assert_well_formed(fields):
 def test_fields_are_well_formed_and_tell_what_is_left(pairs):
     fields, levels = told(*pairs)
     said = dict(fields.of(levels, NOW))
-    standings = [standing(limit, levels[slot], NOW) for slot, limit in fields_order(pairs) if slot in levels]
+    standings = [(limit, *standing(limit, levels[slot], NOW)) for slot, limit in fields_order(pairs) if slot in levels]
     if not standings:
         assert said == {}
         return
     assert_well_formed(said)
     left = [int(found) for found in re.findall(rb";r=(\d+)", said[b"ratelimit"])]
-    assert left == [min(one.remaining, 10**15 - 1) for one in standings]
+    assert left == [min(remaining, 10**15 - 1) for _, remaining, _ in standings]
     resets = [int(found) for found in re.findall(rb";t=(\d+)", said[b"ratelimit"])]
-    assert resets == [math.ceil(one.reset) for one in standings if one.limit.kind is not Kind.HELD]
-    scarce = min(standings, key=lambda one: one.remaining / one.limit.amount)
-    assert int(said[b"x-ratelimit-limit"]) == scarce.limit.amount
-    assert int(said[b"x-ratelimit-remaining"]) == scarce.remaining
-    assert (b"x-ratelimit-reset" in said) == (scarce.limit.kind is not Kind.HELD)
+    assert resets == [math.ceil(reset) for limit, _, reset in standings if limit.kind is not Kind.HELD]
+    limit, remaining, _ = min(standings, key=lambda one: one[1] / one[0].amount)
+    assert int(said[b"x-ratelimit-limit"]) == limit.amount
+    assert int(said[b"x-ratelimit-remaining"]) == remaining
+    assert (b"x-ratelimit-reset" in said) == (limit.kind is not Kind.HELD)
 
 
 def fields_order(pairs):

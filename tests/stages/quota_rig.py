@@ -92,7 +92,7 @@ class QuotaRig:
     def left(self, limit: Limit) -> int:
         """How much of a limit the team has left now."""
         charge = Charge("team:team-a", limit)
-        return standing(limit, self.store.seen([charge]).get(charge.slot), int(self.now * 1e6)).remaining
+        return standing(limit, self.store.seen([charge]).get(charge.slot), int(self.now * 1e6))[0]
 
     @property
     def permits(self) -> set[str]:

@@ -39,7 +39,7 @@ def metered(rig):
 def used(rig, limit):
     charge = Charge("team:team-a", limit)
     level = rig.quotas.seen([charge]).get(charge.slot)
-    return limit.amount - standing(limit, level, int(time.time() * 1e6)).remaining
+    return limit.amount - standing(limit, level, int(time.time() * 1e6))[0]
 
 
 async def ask(rig, method, target, body=None, *headers):

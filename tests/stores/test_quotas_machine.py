@@ -137,7 +137,7 @@ class Quotas(RuleBasedStateMachine):
         charges = [Charge("team:a", self.streams), Charge("team:a", self.tokens)]
         for store in set(self.stores):
             levels = self.do(store.levels(charges))
-            left = [standing(one.limit, levels.get(one.slot), int(self.now * 1e6)).remaining for one in charges]
+            left = [standing(one.limit, levels.get(one.slot), int(self.now * 1e6))[0] for one in charges]
             assert left == [
                 self.streams.amount - held[0],
                 max(0, self.tokens.amount - self.spent - held[1]),
