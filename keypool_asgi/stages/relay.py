@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from keypool_asgi.asgi import ASGIApp, Receive, Scope, Send
-from keypool_asgi.core.headers import Framing
+from keypool_asgi.core.headers import NO_BODY
 from keypool_asgi.core.messages import RequestHead
 from keypool_asgi.core.provider import Provider
 from keypool_asgi.core.requests import upstream_request
@@ -20,8 +20,6 @@ from .relayed_session import RelayedSession
 from .stage import Stage
 
 __all__ = ["Relay"]
-
-_NO_BODY = Framing(0, chunked=False)
 
 
 class Relay(Stage):
@@ -80,7 +78,7 @@ class Relay(Stage):
             scope["query_string"],
             scope["headers"],
             operation=exchange.operation,
-            framing=_NO_BODY,
+            framing=NO_BODY,
             origin=self.provider.origins[key.region][exchange.operation.service],
             key=key,
             token=exchange.token.reveal(),
