@@ -51,10 +51,15 @@ class SessionQuota:
             return
         loop = asyncio.get_running_loop()
         left = meter.opened + parts.admitted - loop.time()
-        if left <= self._stop_seconds:
+        # A late visit may be the first one within a short window: then there is still time to ask, and to know why.
+        if left <= (self._stop_seconds / 2 if self._is_unasked() else self._stop_seconds):
             self._exchange.stop(self._close())
         elif left <= self._ask_seconds and self._asking is None:
             self._asking = loop.create_task(self._ask())
+
+    def _is_unasked(self) -> bool:
+        """Whether nobody has said yet that there is no next window."""
+        return self._account.denial is None and not self._failed and self._asking is None
 
     def used(self) -> int:
         """Seconds that the session was open: upstream's figure where it has come, else our own clock, rounded up."""
